@@ -1,0 +1,228 @@
+"""What every adapter shares: a wrapper that runs a host's own blocks and reduces tokens between attention and MLP.
+
+The wrapper owns a *structural twin* of the host: new module objects around the same parameters and buffers. Hooks that tap
+queries, keys and values sit on the twin's reducing blocks alone, so the caller's model keeps its class, its hooks and
+its keys, and all other blocks run as they would without us.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from foveate.errors import InputError
+from foveate.methods import METHODS, Reducer
+from foveate.plan import Step
+from foveate.schedule import Schedule
+from foveate.tokens import Signals, Tokens
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What schedules, planners and reports need to know of a model."""
+
+    family: str  # the host's class
+    tokens: int  # that enter block 0, prefix included
+    depth: int
+    prefix: int
+    width: int
+    heads: int
+    grid: tuple[int, int]
+    image: tuple[int, int, int]  # channels, height, width
+    patch: tuple[int, int]
+    classes: int
+    has_class_token: bool
+
+    @property
+    def patches(self) -> int:
+        return self.tokens - self.prefix
+
+
+class Tap:
+    """Holds what a submodule last returned until it is taken, so that nothing is computed twice."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.value: Tensor | None = None
+        module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], out: Tensor) -> None:
+        self.value = out
+
+    def take(self) -> Tensor:
+        value, self.value = self.value, None
+        assert value is not None
+        return value
+
+
+class Reduced(nn.Module, ABC):
+    """A model with token reduction built in: image in, the host's outputs out. Abstract; adapters are final.
+
+    Its state-dict keys are the host's under `host.`, with the same memory behind them.
+    """
+
+    def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
+        super().__init__()
+        self.check(model)
+        self.facts = self.describe(model)
+        f = self.facts
+        self.steps = tuple(steps)
+        self.schedule = Schedule.cut(f.tokens, f.depth, {s.block: s.tokens for s in steps}, f.prefix)
+        self.host = _twin(model)
+        self.reducers = nn.ModuleDict()
+        for step in self.steps:
+            if self.schedule.before[step.block] == step.tokens:
+                continue
+            self.reducers[str(step.block)] = self._reducer(step)
+        # Sizes matter to attention once a method that weighs by them has run.
+        weighing = [int(b) for b, r in self.reducers.items() if r.proportional]
+        self.weighs_from = min(weighing) + 1 if weighing else f.depth
+        self.track_source = False
+
+    @classmethod
+    @abstractmethod
+    def check(cls, model: nn.Module) -> None:
+        """Raise InputError, naming the part, where the host has a part this adapter does not know."""
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, model: nn.Module) -> Facts: ...
+
+    @abstractmethod
+    def embed(self, image: Tensor) -> Tokens:
+        """Everything before block 0: image [B 3 h w] -> tokens, all of size 1."""
+
+    @abstractmethod
+    def attend(self, block: int, tokens: Tokens, bias: Tensor | None) -> Tokens:
+        """The attention half of a block, its residual included. `bias` [B 1 1 N] is added to the attention logits."""
+
+    @abstractmethod
+    def mlp(self, block: int, tokens: Tokens) -> Tokens:
+        """The MLP half of a block, its residual included."""
+
+    @abstractmethod
+    def signals(self, block: int, tokens: Tokens, bias: Tensor | None, needs: frozenset[str]) -> Signals:
+        """What attention just computed in `block`; only called for a block that reduces."""
+
+    @abstractmethod
+    def head(self, tokens: Tokens, weighted: bool) -> Tensor:
+        """Final norm, pooling and classifier. `weighted`: tokens count as often as the patches they stand for."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.finish(self.blocks(self.embed(image), 0))
+
+    def blocks(self, tokens: Tokens, first: int = 0, last: int | None = None) -> Tokens:
+        """Blocks first .. last-1, with their reductions."""
+        for block in range(first, self.facts.depth if last is None else last):
+            tokens = self.block(block, tokens)
+        return tokens
+
+    def block(self, block: int, tokens: Tokens) -> Tokens:
+        bias = tokens.size.log()[:, None, None].to(tokens.x.dtype) if block >= self.weighs_from else None
+        tokens = self.attend(block, tokens, bias)
+        if str(block) in self.reducers:
+            reducer = self.reducers[str(block)]
+            assert isinstance(reducer, Reducer)
+            found = self.signals(block, tokens, bias, reducer.needs)
+            tokens = reducer(tokens, found, self.schedule.after[block] - tokens.prefix)
+        return self.mlp(block, tokens)
+
+    def finish(self, tokens: Tokens) -> Tensor:
+        return self.head(tokens, weighted=self.weighs_from < self.facts.depth)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Tokens of the last block put back on the full grid, for dense tasks: [B prefix+P0 C], before the final norm.
+
+        A merged token's value goes to every patch it stands for; a dropped patch gets zeros.
+        """
+        tokens = self.blocks(self._sourced(self.embed(image)))
+        return restore(tokens)
+
+    def trace(self, image: Tensor) -> dict[int, Tensor]:
+        """{block: source map [B P0] after it} for every reducing block: which token holds each patch, -1 if dropped."""
+        maps, tokens = {}, self._sourced(self.embed(image))
+        for block in range(self.facts.depth):
+            tokens = self.block(block, tokens)
+            if str(block) in self.reducers:
+                assert tokens.source is not None
+                maps[block] = tokens.source
+        return maps
+
+    @torch.no_grad()
+    def dry_run(self) -> tuple[int, ...]:
+        """Tokens after every block, read off a run on fake tensors (shapes only).
+
+        Raises:
+            RuntimeError: where a count is not the planned one: nothing is reduced silently, or not at all.
+        """
+        seen = []
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            first = next(self.host.parameters())
+            tokens = self.embed(torch.empty(1, *self.facts.image, dtype=first.dtype, device=first.device))
+            for block in range(self.facts.depth):
+                tokens = self.block(block, tokens)
+                seen.append(tokens.x.shape[1])
+        if tuple(seen) != self.schedule.after:
+            raise RuntimeError(f"the plan asks for {self.schedule.after} tokens after the blocks, the model makes {seen}")
+        return tuple(seen)
+
+    def _sourced(self, tokens: Tokens) -> Tokens:
+        index = torch.arange(tokens.patches, device=tokens.x.device)
+        return tokens._replace(source=index.expand(len(tokens.x), -1))
+
+    def _reducer(self, step: Step) -> Reducer:
+        cls, f = METHODS[step.method], self.facts
+        if "class_row" in cls.needs and not f.has_class_token:
+            able = sorted(n for n, m in METHODS.items() if "class_row" not in m.needs)
+            raise InputError(
+                f"method {step.method!r} scores by the class token, which this {f.family} has not; "
+                f"methods that need none: {', '.join(able)}"
+            )
+        before = self.schedule.before[step.block] - f.prefix
+        if (drop := before - (step.tokens - f.prefix)) > int(before * cls.max_drop):
+            raise InputError(
+                f"method {step.method!r} removes at most {int(before * cls.max_drop)} of {before} patches in one block; "
+                f"block {step.block} is asked to remove {drop}"
+            )
+        try:
+            return cls(**step.options)
+        except TypeError as e:
+            raise InputError(f"method {step.method!r} does not take these options: {e}") from None
+
+
+def restore(tokens: Tokens) -> Tensor:
+    """Un-merge: tokens with a source map -> [B prefix+P0 C] on the original grid; dropped patches are zero."""
+    if tokens.source is None:
+        raise ValueError("these tokens carry no source map")
+    p, source = tokens.prefix, tokens.source
+    index = source.clamp(min=0)[..., None].expand(-1, -1, tokens.x.shape[-1])
+    patches = tokens.x[:, p:].gather(1, index) * (source >= 0)[..., None]
+    return torch.cat([tokens.x[:, :p], patches], dim=1)
+
+
+def attention_rows(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T scale + bias): q [B H M D], k [B H N D] -> [B H M N], in float32."""
+    logits = (q @ k.mT).float() * scale
+    return (logits if bias is None else logits + bias.float()).softmax(-1)
+
+
+def size_weighted(tokens: Tokens, prefix_too: bool) -> Tensor:
+    """x scaled so that the plain mean over the pooled tokens is the mean weighted by size."""
+    first = 0 if prefix_too else tokens.prefix
+    size = tokens.size[:, first:]
+    weight = torch.ones_like(tokens.size)
+    weight[:, first:] = size * (size.shape[1] / size.sum(1, keepdim=True))
+    return tokens.x * weight[..., None].to(tokens.x.dtype)
+
+
+def ordered(steps: Iterable[Step]) -> list[Step]:
+    return sorted(steps, key=lambda s: s.block)
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """The same tensors behind new module objects. Non-persistent buffers are shared too."""
+    return copy.deepcopy(model, {id(t): t for t in chain(model.parameters(), model.buffers())})

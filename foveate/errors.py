@@ -1,0 +1,14 @@
+"""What goes wrong through the caller's doing: one line that names the offender, its value and what is allowed."""
+
+
+class InputError(ValueError):
+    """Wrong arguments or input. The command line prints the message alone and exits with 2."""
+
+
+class NotAvailable(InputError):
+    """Something this machine lacks (a runtime, a precision, a network); the message says what and why."""
+
+
+def one_of(kind: str, value: object, known: object) -> InputError:
+    """The error for an unknown name: `one_of("method", "tomee", METHODS)` lists what is known."""
+    return InputError(f"unknown {kind} {value!r}; known: {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]

@@ -1,0 +1,102 @@
+"""Writing that leaves nothing half-written: a temporary name beside the target, then a rename."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foveate.errors import InputError
+
+
+def read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"cannot read {path}: {_reason(e)}") from None
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write to; renames it over `path` at the end, or removes it on any error.
+
+    Raises:
+        InputError: where the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(fd)
+        part = Path(name)
+        yield part
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {_reason(e)}") from None
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """As `replacing`, for a folder: yields an empty one beside `path`, swaps it in at the end.
+
+    An existing folder is replaced only if it is empty or holds a `plan.json`, that is, something foveate wrote.
+    """
+    path = Path(path)
+    check_folder(path)
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        part.chmod(0o777 & ~_umask())
+        yield part
+        old = None
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+            path.replace(old)
+        part.replace(path)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {_reason(e)}") from None
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise, before long work starts, where `path` could not be written at its end."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output folder {path} is a file")
+    if path.is_dir() and any(path.iterdir()) and not (path / "plan.json").exists():
+        raise InputError(f"output folder {path} holds something that foveate did not write; name another or empty it")
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {_reason(e)}") from None
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _reason(e: OSError | UnicodeDecodeError) -> str:
+    return e.strerror if isinstance(e, OSError) and e.strerror else str(e)

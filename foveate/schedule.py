@@ -1,0 +1,121 @@
+"""How many tokens leave every block. Plain integers: static shapes, so every compiler and exporter takes them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+from foveate.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Token counts of a model, prefix tokens included.
+
+    `start` tokens enter block 0; `after[l]` are left when block l's reducer, between its attention and its MLP, is done.
+    So block l runs attention on `before[l]` tokens and its MLP on `after[l]`.
+    """
+
+    start: int
+    after: tuple[int, ...]
+    prefix: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.after:
+            raise InputError("a schedule needs at least one block; got none")
+        for block, (a, b) in enumerate(pairwise((self.start, *self.after))):
+            if b > a:
+                raise InputError(f"a schedule cannot grow: block {block} is asked to make {b} tokens of {a}")
+        if (last := self.after[-1]) < self.start and last < self.prefix + 2:
+            raise InputError(
+                f"a schedule must leave {self.prefix} prefix tokens and at least 2 patches "
+                f"({self.prefix + 2} tokens); asked for {last}"
+            )
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Tokens that enter every block (and its attention)."""
+        return (self.start, *self.after[:-1])
+
+    @property
+    def depth(self) -> int:
+        return len(self.after)
+
+    @property
+    def cuts(self) -> dict[int, int]:
+        """{block: tokens after it} of the blocks that reduce."""
+        return {i: b for i, (a, b) in enumerate(zip(self.before, self.after, strict=True)) if b < a}
+
+    @classmethod
+    def full(cls, start: int, depth: int, prefix: int = 1) -> Self:
+        """Nothing is reduced."""
+        return cls(start, (start,) * depth, prefix)
+
+    @classmethod
+    def cut(cls, start: int, depth: int, cuts: Mapping[int, int], prefix: int = 1) -> Self:
+        """Reduce to `cuts[block]` tokens in the given 0-based blocks and hold the count between them."""
+        if bad := [b for b in cuts if not 0 <= b < depth]:
+            raise InputError(f"block {bad[0]} does not exist: the model has blocks 0 to {depth - 1}")
+        after, now = [], start
+        for block in range(depth):
+            now = cuts.get(block, now)
+            after.append(now)
+        return cls(start, tuple(after), prefix)
+
+    @classmethod
+    def remove(cls, start: int, counts: Sequence[int], prefix: int = 1) -> Self:
+        """Remove `counts[l]` tokens in block l, as ToMe does: at most half of the patches, clipped silently."""
+        after, now = [], start
+        for count in counts:
+            now -= min(count, (now - prefix) // 2)
+            after.append(now)
+        return cls(start, tuple(after), prefix)
+
+    @classmethod
+    def tome(cls, start: int, depth: int, r: int, inflect: float = 0.0, prefix: int = 1) -> Self:
+        """ToMe's schedules: `r` tokens a block, or linear from r(1 - inflect) to r(1 + inflect)."""
+        low = int(r * (1 - inflect))
+        step = (2 * r - 2 * low) / max(1, depth - 1)
+        return cls.remove(start, [int(low + step * i) for i in range(depth)], prefix)
+
+    @classmethod
+    def keep_ratio(
+        cls, start: int, depth: int, ratio: float, blocks: Sequence[int], prefix: int = 1, fused: bool = True
+    ) -> Self:
+        """EViT's schedule: ceil(ratio x patches) kept in each of `blocks`, plus one fused token where `fused`."""
+        cuts, now = {}, start
+        for block in sorted(blocks):
+            now = prefix + math.ceil(ratio * (now - prefix)) + fused
+            cuts[block] = now
+        return cls.cut(start, depth, cuts, prefix)
+
+    @classmethod
+    def shrink(cls, start: int, depth: int, ratio: float, prefix: int = 1) -> Self:
+        """PiToMe's schedule: every block removes floor(P - ratio x P) of its P patches."""
+        after, now = [], start
+        for _ in range(depth):
+            patches = now - prefix
+            now -= math.floor(patches - patches * ratio)
+            after.append(now)
+        return cls(start, tuple(after), prefix)
+
+
+def macs(
+    schedule: Schedule,
+    width: int,
+    *,
+    patches: int,
+    patch_size: int,
+    classes: int = 1000,
+    mlp_ratio: float = 4.0,
+) -> int:
+    """Multiply-accumulates of one image through a plain ViT, reduction itself not counted (pomt.md, section 4.1).
+
+    F = 3 p^2 P C + sum_l (4 n_l C^2 + 2 n_l^2 C + 2 mlp_ratio m_l C^2) + C classes, with n_l tokens in the attention and
+    m_l in the MLP of block l. `foveate.macs_of` counts a real model with torch's FlopCounterMode.
+    """
+    total = 3 * patch_size**2 * patches * width + width * classes
+    for n, m in zip(schedule.before, schedule.after, strict=True):
+        total += 4 * n * width**2 + 2 * n**2 * width + round(2 * mlp_ratio * m * width**2)
+    return total
