@@ -1,7 +1,7 @@
 """What a token count costs on one device: measured curves in, predicted latency out.
 
-The cost model is T = fixed + sum over blocks of attention(n) + reduce(n -> m) + (block(m) - attention(m)): a block with a
-reducer runs its attention on the n tokens that enter and its MLP on the m that are left (pomt.md, section 3.2).
+The cost model is T = fixed + sum over blocks of attention(n) + reduce(n -> m) + (block(m) - attention(m)): a block with
+a reducer runs its attention on the n tokens that enter and its MLP on the m that are left.
 """
 
 from bisect import bisect_right
@@ -66,7 +66,7 @@ class LatencyTable(BaseModel):
     reduce: dict[str, ReduceCost] = {}  # by method
 
     def reduce_ms(self, method: str, n: int, m: int) -> float:
-        """Cost of `method` reducing n tokens to m; a method that was not measured costs as much as the dearest known."""
+        """Cost of `method` reducing n tokens to m; one that was not measured costs as much as the dearest known."""
         if method in self.reduce:
             return self.reduce[method](n, m)
         return max((cost(n, m) for cost in self.reduce.values()), default=0.0)
