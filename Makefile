@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make fit` (set-up, then the main job) and `make test` (set-up, then the tests).
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: fit test test-all check bench clean
+
+fit: $(READY)  ## fit the bundled model on the bundled photographs to this machine
+	@$(BIN)/foveate fit $(ARGS); code=$$?; if [ $$code -eq 3 ]; then echo "exit 3: nothing faster within the budget; the best dense build was written"; else exit $$code; fi
+
+test: $(READY)  ## the default tests: under six minutes on two cores
+	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## slow and data-dependent tests too; FOVEATE_DATA names the folder with the data
+	$(BIN)/python -m pytest -m "not gpu" 
+
+check: $(READY)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## everything in benchmarks/, an hour or so on a quiet machine; results are committed
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) foveate-out
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) on PATH; name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $(READY)

@@ -1,0 +1,143 @@
+"""A folder that can be deployed: the model file for one runtime, its plan, its preprocessing, its class names.
+
+    model.*          for the runtime that plan.json names
+    plan.json        model, steps, runtime, precision, batch (foveate.plan.Plan)
+    preprocess.json  how a photograph becomes the input (foveate.preprocess.Preprocess)
+    model.json       the model file's name, class names, and whether the weights are random
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foveate.errors import InputError
+from foveate.files import read_text, replacing_folder, write_text
+from foveate.hardware.device import default_threads
+from foveate.plan import Plan
+from foveate.preprocess import Preprocess, read_image
+from foveate.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Card(BaseModel):
+    """What `model.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    file: str
+    classes: tuple[str, ...] | None = None
+    note: str | None = None  # shown wherever the model is: random weights, for one
+
+
+def check_runtime(runtime: str, precision: str) -> None:
+    """Raise InputError where `runtime` cannot run `precision` on this machine, saying why."""
+    if reason := RUNTIMES[runtime].why_not(precision):
+        raise InputError(f"runtime {runtime} cannot run {precision} here: {reason}")
+
+
+def export(
+    model: "nn.Module",
+    plan: Plan,
+    folder: str | Path,
+    *,
+    preprocess: Preprocess,
+    classes: Sequence[str] | None = None,
+    note: str | None = None,
+    calibration: np.ndarray | None = None,
+) -> Path:
+    """Write `model`, reduced as `plan` says, for the plan's runtime into `folder`; returns the folder.
+
+    Args:
+        model: the host, as `foveate.load` gave it; it is left as it was.
+        calibration: float32 [S 3 h w] preprocessed images; int8 needs them.
+
+    Raises:
+        InputError: where the plan does not fit the model, the runtime is not available, or the folder cannot be written.
+    """
+    check_runtime(plan.runtime, plan.precision)
+    with replacing_folder(folder) as part:
+        write_artefact(part, model, plan, preprocess=preprocess, classes=classes, note=note, calibration=calibration)
+    return Path(folder)
+
+
+def write_artefact(
+    folder: Path,
+    model: "nn.Module",
+    plan: Plan,
+    *,
+    preprocess: Preprocess,
+    classes: Sequence[str] | None = None,
+    note: str | None = None,
+    calibration: np.ndarray | None = None,
+) -> Path:
+    """As `export`, into a folder that exists; returns the model file."""
+    from foveate.adapters import adapt, describe
+
+    facts = describe(model)
+    if (facts.tokens, facts.depth, facts.prefix) != (plan.model.tokens, plan.model.depth, plan.model.prefix):
+        raise InputError(
+            f"the plan is for {plan.model.tokens} tokens ({plan.model.prefix} prefix) and {plan.model.depth} blocks; "
+            f"this {facts.family} has {facts.tokens} ({facts.prefix} prefix) and {facts.depth}"
+        )
+    shape = (plan.batch, *facts.image)
+    file = RUNTIMES[plan.runtime].build(
+        adapt(model, plan.steps).eval(), folder, shape=shape, precision=plan.precision, calibration=calibration
+    )
+    plan.save(folder / "plan.json")
+    preprocess.save(folder / "preprocess.json")
+    card = Card(file=file.name, classes=tuple(classes) if classes else None, note=note)
+    write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")
+    return file
+
+
+class Artefact:
+    """A deployed model, opened: photographs or arrays in, logits or named classes out. Needs no torch to be installed
+    where its runtime needs none (onnxruntime, openvino)."""
+
+    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+        """
+        Raises:
+            InputError: where the folder is not one foveate wrote, or its runtime is not available here.
+        """
+        self.folder = Path(folder)
+        self.plan = Plan.load(self.folder)
+        check_runtime(self.plan.runtime, self.plan.precision)
+        self.preprocess = Preprocess.load(self.folder / "preprocess.json")
+        self.card = read_card(self.folder)
+        file = self.folder / self.card.file
+        if not file.exists():
+            raise InputError(f"{self.folder} lacks its model file {self.card.file}")
+        self.threads = threads or self.plan.threads or default_threads()
+        self._call = RUNTIMES[self.plan.runtime].load(file, precision=self.plan.precision, threads=self.threads)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.card.classes
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images [S 3 h w] float32 -> logits [S classes] float32, in batches of the plan's size."""
+        size, rows = self.plan.batch, []
+        for first in range(0, len(images), size):
+            chunk = images[first : first + size]
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+            rows.append(self._call(padded)[: len(chunk)])
+        return np.concatenate(rows)
+
+    def top(self, image: str | Path, k: int = 5) -> list[tuple[str, float]]:
+        """The `k` likeliest classes of a photograph, with their probabilities."""
+        from foveate.evaluate import top
+
+        return top(self(self.preprocess(read_image(image))[None])[0], self.classes, k)
+
+
+def read_card(folder: Path) -> Card:
+    try:
+        return Card.model_validate_json(read_text(folder / "model.json"))
+    except ValidationError as e:
+        raise InputError(f"{folder / 'model.json'} is damaged: {e.errors()[0]['msg']}") from None

@@ -1,0 +1,391 @@
+"""The command line: one short function a command, each calling one public function.
+
+Every command takes `--json` for one machine-readable object on stdout; progress and prose go to stderr.
+Exit codes: 0 done; 2 wrong arguments or input; 3 done, but nothing faster within the budget.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from foveate import __version__
+from foveate.errors import InputError
+
+app = typer.Typer(
+    name="foveate",
+    help="Fits a vision transformer to the device that has to run it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+ModelArg = Annotated[str, typer.Argument(help="timm model name, or the bundled clothing_vit", show_default=True)]
+Weights = Annotated[Path | None, typer.Option(help="safetensors file with the model's weights")]
+RandomWeights = Annotated[bool, typer.Option("--random-weights", help="random weights: for latency work only")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="let --weights be a pickle (.pth); it may run code")]
+Data = Annotated[Path | None, typer.Option(help="folder or zip of photographs; the bundled ones by default")]
+RuntimeOpt = Annotated[str, typer.Option(help="auto, eager, compile, onnxruntime or openvino")]
+PrecisionOpt = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8")]
+Batch = Annotated[int, typer.Option(help="images a call")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; by default the physical cores allowed to us")]
+Seed = Annotated[int, typer.Option(help="seed of every random choice")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="measure again instead of reading the profile from the cache")]
+BUNDLED = "clothing_vit"
+
+
+@app.command()
+def fit(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    data: Data = None,
+    max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost (default 1)")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="milliseconds a call may take (p50)")] = None,
+    speedup: Annotated[float | None, typer.Option(help="how many times faster than the best dense build")] = None,
+    device: Annotated[str, typer.Option(help="cpu")] = "cpu",
+    runtime: RuntimeOpt = "auto",
+    precision: PrecisionOpt = "auto",
+    batch: Batch = 1,
+    threads: Threads = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-out"),
+    method: Annotated[list[str] | None, typer.Option(help="methods the search may use; repeat for several")] = None,
+    images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model to this machine: proven faster, or the best dense build.
+
+    Examples:
+
+        foveate fit
+
+        foveate fit vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --max-drop 1.0
+
+        foveate fit deit_small_patch16_224 --random-weights --latency-ms 12 --runtime openvino
+    """
+    from foveate.fitting import Budget
+    from foveate.fitting import fit as run_fit
+
+    with stages() as progress:
+        outcome = run_fit(
+            model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
+            budget=Budget(max_drop=max_drop, latency_ms=latency_ms, speedup=speedup), device=device, runtime=runtime,
+            precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, images=images, seed=seed,
+            fresh=fresh, command=command_line(), progress=progress,
+        )  # fmt: skip
+    err.print()
+    err.print(("[bold green]faster[/]  " if outcome.faster else "[bold yellow]dense[/]   ") + escape(outcome.reason))
+    err.print(f"plan     {escape(outcome.plan.summary())}")
+    err.print(f"written  {outcome.folder}/ (report.html, plan.json, model; {outcome.seconds:.0f} s)")
+    if outcome.note:
+        err.print(f"[bold red]note[/]     {escape(outcome.note)}")
+    emit(outcome.to_dict(), as_json)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that fit or export wrote")],
+    photos: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="photographs")],
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Classify photographs with a fitted model: the five likeliest classes and the time each took.
+
+    Example:
+
+        foveate run foveate-out photo.jpg
+    """
+    from time import perf_counter
+
+    import foveate
+    from foveate.preprocess import read_image
+
+    images = [read_image(p) for p in photos]  # before the model is loaded: bad input is told at once
+    artefact = foveate.open(folder, threads=threads)
+    x = [artefact.preprocess(image)[None] for image in images]
+    artefact(x[0])  # the first call of a runtime pays for its start
+    rows = []
+    for path, one in zip(photos, x, strict=True):
+        began = perf_counter()
+        logits = artefact(one)
+        ms = (perf_counter() - began) * 1e3
+        from foveate.evaluate import top
+
+        rows.append({"image": str(path), "latency_ms": round(ms, 3), "top": top(logits[0], artefact.classes, 5)})
+    if artefact.card.note:
+        err.print(f"[bold red]note[/] {escape(artefact.card.note)}")
+    if not as_json:
+        for row in rows:
+            out.print(f"[bold]{escape(row['image'])}[/]  {row['latency_ms']:.2f} ms")
+            for name, share in row["top"]:
+                out.print(f"  {share:6.1%}  {escape(str(name))}")
+    emit({"images": rows, "note": artefact.card.note}, as_json)
+
+
+@app.command()
+def profile(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    runtime: Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino")] = "openvino",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8")] = "fp32",
+    batch: Batch = 1,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(help="time to spend on measuring")] = 45.0,
+    out_file: Annotated[Path | None, typer.Option("--out", help="write the profile as JSON")] = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure latency against token count on this machine, in the runtime that will serve.
+
+    Example:
+
+        foveate profile deit_small_patch16_224 --random-weights --runtime onnxruntime
+    """
+    import foveate
+
+    loaded = foveate.load(model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
+    with stages() as progress:
+        found = foveate.profile(
+            loaded.model, runtime=runtime, precision=precision, batch=batch, threads=threads, seconds=seconds,
+            fresh=fresh, progress=lambda done, total, text: progress("profile", done / max(total, 1), text),
+        )  # fmt: skip
+    if out_file is not None:
+        found.save(out_file)
+    if not as_json:
+        curve = found.table.block
+        table = Table("tokens", "ms a block", "right edge", title=f"{model}, {runtime} {precision}, batch {batch}")
+        edges = set(found.table.right_edges(curve.tokens[0], curve.tokens[-1]))
+        for n, ms in zip(curve.tokens, curve.ms, strict=True):
+            table.add_row(str(n), f"{ms:.3f}", "*" if n in edges else "")
+        out.print(table)
+    emit(found.model_dump(mode="json"), as_json)
+
+
+@app.command()
+def compare(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    data: Data = None,
+    runtime: RuntimeOpt = "auto",
+    precision: PrecisionOpt = "auto",
+    batch: Batch = 1,
+    threads: Threads = None,
+    level: Annotated[list[float] | None, typer.Option(help="latency, as a share of the dense build's")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="methods to compare; all by default")] = None,
+    images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for results.jsonl and compare.html")] = Path(
+        "foveate-compare"
+    ),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Every method at the same latencies, and the planner's own choice: one table and one plot.
+
+    Example:
+
+        foveate compare vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --level 0.8 --level 0.65
+    """
+    from foveate.fitting.comparing import compare as run_compare
+
+    with stages() as progress:
+        rows = run_compare(
+            model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
+            runtime=runtime, precision=precision, batch=batch, threads=threads, levels=level or (0.85, 0.7, 0.55),
+            methods=method, images=images, out=out_dir, seed=seed, progress=progress,
+        )  # fmt: skip
+    if not as_json:
+        table = Table("level", "method", "speed-up", "99 %", "agreement", "KL", "drop", "GMACs")
+        for r in rows:
+            table.add_row(
+                f"{r['level']:.2f}", r["method"], f"{r['speedup']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",
+                f"{r['agreement']:.1%}", f"{r['kl']:.4f}", "-" if r["drop"] is None else f"{r['drop']:+.2f}",
+                f"{r['gmacs']:.3f}",
+            )  # fmt: skip
+        out.print(table)
+    err.print(f"written  {out_dir}/ (compare.html, results.jsonl)")
+    emit({"rows": rows}, as_json)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="DIR|MODEL", help="a fitted folder, or a model name")] = BUNDLED,
+    data: Data = None,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    images: Annotated[int, typer.Option(help="photographs used at most")] = 100_000,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Top-1 of a fitted folder or of a model on labelled photographs, with its 95 % interval.
+
+    Example:
+
+        foveate evaluate foveate-out --data photos/
+    """
+    from foveate.fitting.evaluating import evaluate as run_evaluate
+
+    result = run_evaluate(
+        target, data=data, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, images=images,
+        threads=threads,
+    )  # fmt: skip
+    if not as_json:
+        out.print(str(result))
+    emit(result.model_dump(mode="json"), as_json)
+
+
+@app.command()
+def export(
+    plan: Annotated[Path, typer.Argument(help="plan.json, or a folder that holds one")],
+    weights: Weights = None,
+    allow_pickle: AllowPickle = False,
+    runtime: Annotated[str | None, typer.Option(help="another runtime than the plan's")] = None,
+    precision: Annotated[str | None, typer.Option(help="another precision than the plan's")] = None,
+    batch: Annotated[int | None, typer.Option(help="another batch size than the plan's")] = None,
+    data: Annotated[Path | None, typer.Option(help="photographs to calibrate int8 on; the bundled by default")] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-export"),
+    as_json: AsJson = False,
+) -> None:
+    """Build a plan for a runtime: a folder that `foveate run` and `foveate.open` take.
+
+    Example:
+
+        foveate export foveate-out/plan.json --runtime onnxruntime --out for-the-server
+    """
+    from foveate.fitting.exporting import export_plan
+
+    folder = export_plan(
+        plan, weights=weights, allow_pickle=allow_pickle, runtime=runtime, precision=precision, batch=batch, data=data,
+        out=out_dir,
+    )  # fmt: skip
+    err.print(f"written  {folder}/")
+    emit({"folder": str(folder)}, as_json)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, models or runtimes")] = "methods",
+    as_json: AsJson = False,
+) -> None:
+    """What foveate knows.
+
+    Example:
+
+        foveate list runtimes
+    """
+    from foveate.fitting.listing import listing
+
+    rows = listing(what)
+    if not as_json:
+        table = Table(*rows[0], title=what)
+        for row in rows:
+            table.add_row(*(escape(str(v)) for v in row.values()))
+        out.print(table)
+    emit({what: rows}, as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine is: cores, instruction sets, memory, runtimes, and the peaks it reaches.
+
+    Example:
+
+        foveate doctor --json
+    """
+    from foveate.fitting.listing import examine
+
+    facts = examine()
+    if not as_json:
+        table = Table("fact", "value", show_header=False)
+        for key, value in facts.items():
+            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
+        out.print(table)
+    emit(facts, as_json)
+
+
+@contextmanager
+def stages() -> Iterator[Any]:
+    """A progress bar on stderr that says which stage is under way; silent where stderr is no terminal and quiet."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.fields[stage]:>8}"), BarColumn(30), TimeElapsedColumn(), TextColumn("{task.description}")
+    seen = set()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=1.0, stage="")
+
+        def progress(stage: str, share: float, text: str) -> None:
+            bar.update(task, completed=share, description=escape(text), stage=stage)
+            if stage not in seen:
+                seen.add(stage)
+                if not err.is_terminal:
+                    err.print(f"{stage}: {escape(text)}")
+
+        yield progress
+
+
+def escape(text: str) -> str:
+    from rich.markup import escape as rich_escape
+
+    return rich_escape(text)
+
+
+def emit(value: Any, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+def command_line() -> str:
+    import shlex
+
+    return "foveate " + " ".join(map(shlex.quote, sys.argv[1:]))
+
+
+def version(show: bool) -> None:
+    if show:
+        out.print(f"foveate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="show the version")] = False,
+) -> None:
+    """Fits a vision transformer to the device that has to run it."""
+
+
+def main() -> None:
+    """Entry point: user errors become one line and exit code 2, Ctrl-C exit code 130."""
+    import logging
+
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    try:
+        app()
+    except InputError as e:
+        err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; nothing half-written")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Builds beside each other: the files that may be deployed, in the process of their runtime, timed and scored there."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from foveate.adapters import adapt, describe
+from foveate.plan import ModelRef, Plan, Step
+from foveate.runtimes import RUNTIMES, Worker
+
+
+@dataclass
+class Build:
+    """A plan built for its runtime."""
+
+    label: str
+    plan: Plan
+    file: Path
+    latencies_ms: list[float] = field(default_factory=list)
+
+    @property
+    def latency_ms(self) -> float:
+        """Median so far."""
+        return float(np.median(self.latencies_ms))
+
+
+class Bench:
+    """Builds of one model in one (runtime, precision, batch, threads), all in one worker process. A context manager."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ref: ModelRef,
+        folder: Path,
+        *,
+        runtime: str,
+        precision: str,
+        batch: int,
+        threads: int,
+        calibration: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.ref, self.folder = model, ref, folder
+        self.runtime, self.precision, self.batch, self.threads = runtime, precision, batch, threads
+        self.calibration = calibration if precision == "int8" else None
+        self.shape = (batch, *describe(model).image)
+        self.builds: dict[str, Build] = {}
+        self.worker = Worker(runtime, threads)
+        self._input = np.random.default_rng(seed).standard_normal(self.shape, dtype=np.float32)
+        self._seed = seed
+
+    def __enter__(self) -> "Bench":
+        self.worker.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.worker.__exit__(*error)
+
+    def add(self, label: str, steps: Sequence[Step] = (), planner: str | None = None) -> Build:
+        """Build the model reduced by `steps` and load it in the worker."""
+        plan = Plan(
+            model=self.ref, steps=tuple(steps), runtime=self.runtime, precision=self.precision,  # type: ignore[arg-type]
+            batch=self.batch, threads=self.threads, planner=planner,
+        )  # fmt: skip
+        where = self.folder / f"{self.runtime}-{self.precision}-{len(self.builds)}"
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir(parents=True)
+        file = RUNTIMES[self.runtime].build(
+            adapt(self.model, plan.steps).eval(), where,
+            shape=self.shape, precision=self.precision, calibration=self.calibration,
+        )  # fmt: skip
+        self.worker.load(label, file, precision=self.precision)
+        self.builds[label] = build = Build(label, plan, file)
+        return build
+
+    def drop(self, label: str) -> None:
+        """Forget a build and free its memory and files."""
+        self.worker.drop(label)
+        shutil.rmtree(self.builds.pop(label).file.parent, ignore_errors=True)
+
+    def time(self, labels: Sequence[str], rounds: int, warmup: int = 3) -> np.ndarray:
+        """Interleaved latencies [labels, rounds] in ms; they are added to the builds' own."""
+        self._seed += 1
+        ms = self.worker.time(
+            list(labels), [self._input] * len(labels), rounds=rounds, warmup=warmup, seed=self._seed
+        )
+        for label, row in zip(labels, ms, strict=True):
+            self.builds[label].latencies_ms.extend(map(float, row))
+        return ms
+
+    def rounds_for(self, label: str, seconds: float, least: int = 10, most: int = 400) -> int:
+        """How many rounds of `label` fit into `seconds`, by what it took so far."""
+        return int(np.clip(seconds * 1e3 / self.builds[label].latency_ms, least, most))
+
+    def logits(self, label: str, images: np.ndarray) -> np.ndarray:
+        """What the built file answers: float32 [S classes]."""
+        return self.worker.run(label, images, self.batch)
+
+
+def reference_logits(model: nn.Module, images: np.ndarray, chunk: int = 16) -> np.ndarray:
+    """What the user's own model answers in float32 torch: [S classes]."""
+    import torch
+
+    with torch.inference_mode():
+        rows = [model(torch.from_numpy(images[i : i + chunk])) for i in range(0, len(images), chunk)]
+    return torch.cat(rows).float().numpy()

@@ -1,0 +1,54 @@
+"""Build a written plan again, for its own runtime or for another."""
+
+from pathlib import Path
+
+from foveate.adapters.load import load
+from foveate.artefact import check_runtime, export
+from foveate.errors import InputError, one_of
+from foveate.evaluate import open_images
+from foveate.plan import Plan
+from foveate.runtimes import RUNTIMES
+
+CALIBRATION = 128  # images behind an int8 calibration
+
+
+def export_plan(
+    plan: Plan | str | Path,
+    *,
+    weights: str | Path | None = None,
+    allow_pickle: bool = False,
+    runtime: str | None = None,
+    precision: str | None = None,
+    batch: int | None = None,
+    data: str | Path | None = None,
+    out: str | Path = "foveate-export",
+) -> Path:
+    """Load the plan's model, reduce it as the plan says and write a deployable folder.
+
+    Raises:
+        InputError: for an unknown or unavailable runtime, or weights that are not those the plan was made for.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    if runtime is not None and runtime not in RUNTIMES:
+        raise one_of("runtime", runtime, RUNTIMES)
+    if precision not in (None, "fp32", "bf16", "int8"):
+        raise one_of("precision", precision, ("fp32", "bf16", "int8"))
+    changes = {k: v for k, v in {"runtime": runtime, "precision": precision, "batch": batch}.items() if v is not None}
+    plan = Plan.model_validate({**plan.model_dump(), **changes})
+    check_runtime(plan.runtime, plan.precision)
+    ref = plan.model
+    if ref.weights == "file" and weights is None:
+        raise InputError(f"the plan was made for weights from a file; name it with --weights (sha256 {ref.sha256})")
+    loaded = load(
+        ref.name, weights=weights, random_weights=ref.weights == "random", allow_pickle=allow_pickle, **ref.kwargs
+    )
+    if ref.sha256 is not None and loaded.ref.sha256 != ref.sha256:
+        raise InputError(f"these are not the plan's weights: sha256 {loaded.ref.sha256}, the plan says {ref.sha256}")
+    calibration = None
+    if plan.precision == "int8":
+        photos = open_images(None if data is None else Path(data), classes=loaded.classes, limit=CALIBRATION)
+        calibration = photos.array(loaded.preprocess)
+    return export(
+        loaded.model, plan, out, preprocess=loaded.preprocess, classes=loaded.classes, note=loaded.note,
+        calibration=calibration,
+    )  # fmt: skip

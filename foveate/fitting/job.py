@@ -1,0 +1,341 @@
+"""The main job: build, profile, plan, verify, keep or refuse."""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from foveate.adapters import Facts, describe
+from foveate.adapters.load import BUNDLED, Loaded, load
+from foveate.artefact import write_artefact
+from foveate.errors import InputError
+from foveate.evaluate import Images, open_images
+from foveate.files import check_folder, replacing_folder, write_text
+from foveate.fitting.baseline import Dense, contenders, fastest_dense
+from foveate.fitting.bench import Bench, Build, reference_logits
+from foveate.fitting.budget import Budget
+from foveate.fitting.evidence import Evidence, origin, overlays, quality
+from foveate.hardware.device import default_threads
+from foveate.hardware.timer import Speedup, proven
+from foveate.plan import Plan
+from foveate.planning import Candidate, plan_candidates
+from foveate.profile import Profile, profile
+from foveate.result import write_results
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float, str], None]
+"""progress(stage, share done of it, what is going on)"""
+
+STAGES = ("load", "dense", "profile", "plan", "measure", "verify", "write")
+PAIRS = 700  # measured pairs behind the verdict where they fit: MLPerf's rule wants 662 for a p99
+VERIFY_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `fit` hands back, and wrote to `folder`."""
+
+    faster: bool
+    met: bool  # is the budget met? A dense build that already meets a latency budget does
+    reason: str
+    plan: Plan
+    speedup: Speedup | None
+    folder: Path
+    seconds: float
+    note: str | None
+
+    @property
+    def exit_code(self) -> Literal[0, 3]:
+        return 0 if self.met else 3
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "outcome": "faster" if self.faster else "dense",
+            "budget_met": self.met,
+            "reason": self.reason,
+            "note": self.note,
+            "plan": self.plan.model_dump(mode="json"),
+            "tokens": list(self.plan.schedule.after),
+            "speedup": None if self.speedup is None else vars_of(self.speedup),
+            "folder": str(self.folder),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def vars_of(speedup: Speedup) -> dict[str, float | int]:
+    return {k: getattr(speedup, k) for k in ("value", "low", "high", "level", "n")}
+
+
+def fit(
+    name: str = BUNDLED,
+    *,
+    weights: str | Path | None = None,
+    random_weights: bool = False,
+    allow_pickle: bool = False,
+    data: str | Path | None = None,
+    budget: Budget | None = None,
+    device: str = "cpu",
+    runtime: str = "auto",
+    precision: str = "auto",
+    batch: int = 1,
+    threads: int | None = None,
+    out: str | Path = "foveate-out",
+    methods: Sequence[str] | None = None,
+    images: int = 512,
+    seed: int = 0,
+    fresh: bool = False,
+    command: str = "foveate.fit()",
+    progress: Progress = lambda stage, share, text: None,
+    seconds: float = 60.0,
+    **model_kwargs: Any,
+) -> Outcome:
+    """Fit a vision transformer to this machine and write what to deploy into `out`.
+
+    Args:
+        name: a timm model name, or the bundled "clothing_vit".
+        weights: safetensors file; a pickle only with `allow_pickle`.
+        data: photographs, labelled or not (see `foveate.evaluate.open_images`); None takes the bundled ones.
+        budget: what may be lost, or how fast it must be; by default one point.
+        runtime, precision: "auto" looks for the fastest dense build among those available.
+        images: at most so many photographs are used, drawn with `seed`.
+        fresh: measure the profile again instead of reading it from the cache.
+        seconds: how long the search for a plan may take.
+
+    Raises:
+        InputError: for wrong arguments or input; nothing is written then.
+    """
+    began = time.monotonic()
+    budget, out = budget or Budget(), Path(out)
+    if device != "cpu":
+        raise InputError(f"--device is {device!r}; allowed in this version: cpu")
+    if batch < 1:
+        raise InputError(f"--batch is {batch}; allowed: 1 or more")
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads is {threads}; allowed: 1 or more")
+    if images < 20:
+        raise InputError(f"--images is {images}; allowed: 20 or more, for there to be something to measure a loss on")
+    check_folder(out)
+    pairs, untried = contenders(runtime, precision)
+    threads = threads or default_threads()
+
+    progress("load", 0.0, name)
+    loaded = load(name, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, **model_kwargs)
+    photos = open_images(None if data is None else Path(data), classes=loaded.classes, limit=images, seed=seed)
+    if len(photos) < 20:
+        raise InputError(f"{data} holds {len(photos)} images; at least 20 are needed to tell what a plan costs")
+    with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
+        job = _Job(loaded, photos, budget, batch, threads, seed, Path(tmp), progress)
+        job.compare_dense(pairs, untried, stack)
+        job.find_candidates(methods, fresh, seconds)
+        job.measure_and_verify()
+        seconds_taken = time.monotonic() - began
+        return job.write(out, command, seconds_taken)
+
+
+class _Job:
+    """The state of one fit, stage after stage."""
+
+    def __init__(
+        self, loaded: Loaded, photos: Images, budget: Budget, batch: int, threads: int, seed: int, tmp: Path,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.loaded, self.budget, self.batch, self.threads, self.seed = loaded, budget, batch, threads, seed
+        self.tmp, self.progress = tmp, progress
+        self.model: nn.Module = loaded.model
+        self.facts: Facts = describe(loaded.model)
+        # What is searched on is never what the verdict is given on.
+        self.search, self.unseen = photos.split(0.6, seed)
+        self.photos = photos
+        progress("load", 0.3, f"decoding {len(photos)} photographs")
+        self.x_search = self.search.array(loaded.preprocess)
+        self.x_unseen = self.unseen.array(loaded.preprocess)
+        progress("load", 0.7, "answers of the given model")
+        self.logits_search = reference_logits(self.model, self.x_search)
+        self.logits_unseen = reference_logits(self.model, self.x_unseen)
+        self.rows: list[Dense] = []
+        self.candidates: list[Candidate] = []
+        self.profile: Profile | None = None
+        self.chosen: Build | None = None
+        self.speedup: Speedup | None = None
+        self.reason = ""
+        self.evidence = Evidence()
+        self.measured: dict[str, Candidate] = {}
+
+    def compare_dense(self, pairs: Sequence[tuple[str, str]], untried: Sequence[Dense], stack: ExitStack) -> None:
+        sample = slice(0, 64)
+        self.bench, rows = fastest_dense(
+            self.model, self.loaded.ref, self.tmp, pairs,
+            images=self.x_search[sample], logits=self.logits_search[sample], batch=self.batch, threads=self.threads,
+            seed=self.seed, stack=stack, progress=lambda share, text: self.progress("dense", share, text),
+        )  # fmt: skip
+        self.rows = [*rows, *untried]
+
+    def find_candidates(self, methods: Sequence[str] | None, fresh: bool, seconds: float) -> None:
+        self.profile = profile(
+            self.model, runtime=self.bench.runtime, precision=self.bench.precision, batch=self.batch,
+            threads=self.threads, fresh=fresh, seconds=30.0,
+            progress=lambda done, total, text: self.progress("profile", done / max(total, 1), text),
+        )  # fmt: skip
+        table = self.profile.table
+        dense = table.predict(self.loaded_schedule(), {})
+        limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
+        # The budget is in measured milliseconds; the table has its own idea of the dense latency.
+        scale = dense / self.bench.builds["dense"].latency_ms
+        self.candidates = plan_candidates(
+            self.model, self.x_search, self.search.labels, table,
+            methods=methods, max_drop=self.budget.points, latency_ms=None if limit is None else limit * scale,
+            budget_seconds=seconds, seed=self.seed,
+            progress=lambda share, text: self.progress("plan", share, text),
+        )  # fmt: skip
+
+    def loaded_schedule(self):  # type: ignore[no-untyped-def]
+        from foveate.schedule import Schedule
+
+        return Schedule.full(self.facts.tokens, self.facts.depth, self.facts.prefix)
+
+    def measure_and_verify(self) -> None:
+        """Measure the shortlist where it will run, then prove the best on fresh pairs; fall back until one holds."""
+        dense = self.bench.builds["dense"]
+        limit = self.budget.limit_ms(dense.latency_ms)
+        if self.budget.latency_ms is not None and dense.latency_ms <= self.budget.latency_ms:
+            self.reason = (
+                f"the dense build takes {dense.latency_ms:.3g} ms, within the {self.budget.latency_ms:g} ms allowed: "
+                "nothing has to be reduced"
+            )
+            return
+        shortlist = self.shortlist(limit)
+        for i, candidate in enumerate(shortlist):
+            label = f"candidate {i + 1}"
+            self.progress("measure", i / len(shortlist), f"{len(candidate.steps)} reducing blocks, building")
+            self.bench.add(label, candidate.steps, planner="pareto")
+            self.measured[label] = candidate
+            self.bench.time(["dense", label], 10)
+            self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.0, least=20))
+        ranked = sorted(self.measured, key=lambda label: self.rank(label, limit))
+        if not ranked:
+            self.reason = f"no plan within the budget ({self.budget}) was found among {len(self.candidates)} scored"
+        for label in ranked[:4]:
+            self.progress("verify", 0.0, f"{self.measured[label].steps_text()}")
+            if self.holds(label):
+                return
+
+    def shortlist(self, limit: float | None, most: int = 4) -> list[Candidate]:
+        """The candidates worth building: within the budget by prediction, the most promising first."""
+        points = self.budget.points
+        able = [c for c in self.candidates if c.steps and (points is None or c.points_lost <= points)]
+        if limit is None:
+            return sorted(able, key=lambda c: c.predicted_ms)[:most]
+        assert self.profile is not None
+        scale = self.profile.table.predict(self.loaded_schedule(), {}) / self.bench.builds["dense"].latency_ms
+        # The prediction is good to some per cent: look a little beyond the limit on the safe side.
+        near = [c for c in able if c.predicted_ms <= limit * scale * 1.03]
+        return sorted(near, key=lambda c: c.kl)[:most]
+
+    def rank(self, label: str, limit: float | None) -> tuple[bool, float]:
+        build, candidate = self.bench.builds[label], self.measured[label]
+        if limit is None:
+            return (False, build.latency_ms)
+        return (build.latency_ms > limit, candidate.kl)
+
+    def holds(self, label: str) -> bool:
+        """Is this plan proven faster, within the budget, and as good on photographs that no search has seen?"""
+        build = self.bench.builds[label]
+        answer = self.bench.logits(label, self.x_unseen)
+        found = quality(self.logits_unseen, answer, self.unseen.labels)
+        points = self.budget.points
+        if points is not None and found.points_lost > points:
+            self.reason = f"{build.plan.summary()}: loses {found.points_lost:.2g} points on unseen photographs"
+            log.info(self.reason)
+            self.evidence.rejected.append((label, self.reason))
+            return False
+        self.bench.builds["dense"].latencies_ms.clear()
+        build.latencies_ms.clear()
+        most = int(np.clip(VERIFY_SECONDS * 1e3 / (2 * self.bench_ms(label)), 64, PAIRS))
+
+        def measure(count: int) -> tuple[np.ndarray, np.ndarray]:
+            base, other = self.bench.time(["dense", label], count)
+            done = len(build.latencies_ms)
+            self.progress("verify", min(1.0, done / most), f"{done} pairs")
+            return base, other
+
+        speedup, _, _ = proven(measure, level=0.99, first=min(64, most), most=most)
+        limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
+        if speedup.low <= 1:
+            self.reason = (
+                f"{build.plan.summary()}: not proven faster than the best dense build "
+                f"({speedup.value:.3f} times, 99 % interval from {speedup.low:.3f})"
+            )
+        elif limit is not None and build.latency_ms > limit:
+            self.reason = f"{build.plan.summary()}: takes {build.latency_ms:.3g} ms, {limit:.3g} allowed"
+        else:
+            self.speedup, self.chosen = speedup, build
+            self.reason = (
+                f"{speedup.value:.3g} times faster than the best dense build ({self.bench.runtime} "
+                f"{self.bench.precision}), 99 % interval {speedup.low:.3g} to {speedup.high:.3g}"
+            )
+            return True
+        self.evidence.rejected.append((label, self.reason))
+        return False
+
+    def bench_ms(self, label: str) -> float:
+        ms = self.bench.time(["dense", label], 5)
+        return float(np.median(ms))
+
+    def write(self, out: Path, command: str, seconds: float) -> Outcome:
+        self.progress("write", 0.0, str(out))
+        if self.chosen is None and not self.reason:
+            self.reason = "nothing faster was found within the budget"
+        build = self.chosen or self.bench.builds["dense"]
+        limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
+        met = self.chosen is not None or (limit is not None and self.bench.builds["dense"].latency_ms <= limit)
+        if self.chosen is None and not met:
+            self.reason = f"budget ({self.budget}) not met: {self.reason}. The best dense build is written"
+        source = origin(self.bench, self.seed)
+        results = self.evidence.results(self, source)
+        verdict = {
+            "outcome": "faster" if self.chosen else "dense", "budget": str(self.budget), "budget_met": met,
+            "reason": self.reason, "speedup": None if self.speedup is None else vars_of(self.speedup),
+            "seconds": round(seconds, 1), "random_weights": self.loaded.ref.weights == "random",
+            "note": self.loaded.note, "command": command, "rejected": [reason for _, reason in self.evidence.rejected],
+        }  # fmt: skip
+        with replacing_folder(out) as part:
+            for file in sorted(build.file.parent.iterdir()):
+                shutil.copy2(file, part / file.name)
+            write_artefact_files(part, build, self.loaded)
+            write_results(part / "results.jsonl", results)
+            write_text(part / "verdict.json", json.dumps(verdict, indent=2) + "\n")
+            if self.chosen is not None:
+                pictures = overlays(self.model, build.plan, self.unseen, self.loaded, self.bench, build.label)
+                write_text(part / "overlays.json", json.dumps(pictures))
+            if self.profile is not None:
+                write_text(part / "profile.json", self.profile.model_dump_json(indent=1) + "\n")
+            from foveate.report import write_report
+
+            write_report(part)
+        return Outcome(
+            faster=self.chosen is not None, met=met, reason=self.reason, plan=build.plan, speedup=self.speedup,
+            folder=out, seconds=seconds, note=self.loaded.note,
+        )  # fmt: skip
+
+
+def write_artefact_files(folder: Path, build: Build, loaded: Loaded) -> None:
+    """Plan, preprocessing and card beside a model file that is there already: what was scored is what is written."""
+    from foveate.artefact import Card
+
+    build.plan.save(folder / "plan.json")
+    loaded.preprocess.save(folder / "preprocess.json")
+    card = Card(file=build.file.name, classes=loaded.classes, note=loaded.note)
+    write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")
+
+
+__all__ = ["Bench", "Outcome", "fit", "write_artefact"]
