@@ -1,0 +1,117 @@
+"""Where photographs lie: a folder or a .zip, read alike and never unpacked."""
+
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from foveate.errors import InputError
+from foveate.preprocess import MAX_FILE_BYTES
+
+Read = Callable[[str], bytes]
+
+
+class Source(ABC):
+    """Files under one root, by their relative names with forward slashes."""
+
+    shown: str  # as the user would write it; stands in errors
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every file under the root, hidden ones and what archivers add left out, sorted."""
+
+    @abstractmethod
+    def reader(self) -> AbstractContextManager[Read]:
+        """A context manager: a function from a name to its bytes, usable from several threads.
+
+        That function raises InputError for what is missing, damaged or too large.
+        """
+
+
+class Folder(Source):
+    def __init__(self, root: Path) -> None:
+        self.root, self.shown = root, str(root)
+
+    def names(self) -> list[str]:
+        found, seen = [], set()
+        for at, folders, files in os.walk(self.root, followlinks=True):  # data sets are often folders of links
+            real = os.path.realpath(at)
+            if real in seen:  # a link that leads back up
+                folders.clear()
+                continue
+            seen.add(real)
+            inside = Path(at).relative_to(self.root)
+            found += [(inside / file).as_posix() for file in files]
+        return sorted(filter(_shown, found))
+
+    @contextmanager
+    def reader(self) -> Iterator[Read]:
+        def read(name: str) -> bytes:
+            path = self.root / name
+            try:
+                _check_bytes(f"{self.shown}/{name}", path.stat().st_size)
+                return path.read_bytes()
+            except OSError as e:
+                raise InputError(f"cannot read {path}: {e.strerror or e}") from None
+
+        yield read
+
+
+class Zip(Source):
+    """`inner` is a folder inside the archive, "" for all of it."""
+
+    def __init__(self, path: Path, inner: str = "") -> None:
+        self.path, self.inner = path, f"{inner}/" if inner else ""
+        self.shown = f"{path}/{inner}" if inner else str(path)
+
+    def names(self) -> list[str]:
+        with self._open() as archive:
+            files = [i.filename for i in archive.infolist() if not i.is_dir() and i.filename.startswith(self.inner)]
+        return sorted(filter(_shown, (name[len(self.inner) :] for name in files)))
+
+    @contextmanager
+    def reader(self) -> Iterator[Read]:
+        with self._open() as archive:
+
+            def read(name: str) -> bytes:
+                try:
+                    info = archive.getinfo(self.inner + name)
+                    _check_bytes(f"{self.shown}/{name}", info.file_size)
+                    return archive.read(info)
+                except KeyError:
+                    raise InputError(f"{self.shown} holds no {name}") from None
+                except InputError:
+                    raise
+                except Exception as e:  # BadZipFile, zlib.error, RuntimeError (encrypted), NotImplementedError ...
+                    raise InputError(f"cannot read {name} in {self.shown}: {e}") from None
+
+            yield read
+
+    def _open(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as e:
+            raise InputError(f"{self.path} cannot be read as a .zip: {e}") from None
+
+
+def open_source(path: Path) -> Source:
+    """`path` may go on inside an archive: `photos.zip/val`."""
+    if path.is_dir():
+        return Folder(path)
+    for at in (path, *path.parents):
+        if at.is_file():
+            if zipfile.is_zipfile(at):
+                return Zip(at, path.relative_to(at).as_posix() if at != path else "")
+            raise InputError(f"{at} is a file; allowed: a folder of photographs or a .zip of one")
+    raise InputError(f"no folder or .zip at {path}")
+
+
+def _shown(name: str) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _check_bytes(shown: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{shown} has {size:,} bytes; allowed: at most {MAX_FILE_BYTES:,}")
