@@ -24,8 +24,8 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, 256 MiB of RGB: more is a decompr
 MAX_ASPECT = 50  # long side over short side; the short side is scaled to the model's, so the long one explodes
 MAX_FILE_BYTES = 512 * 2**20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# Named, so that nothing which runs a program (EPS) or guesses by content alone is ever tried on a user's file.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Named, so that nothing which runs a program (EPS) or guesses is tried on a user's file; JPEG opens MPO as well.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -136,9 +136,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         raise InputError(f"{name} is not an image foveate can read; allowed: {' '.join(SUFFIXES)}") from None
     except Image.DecompressionBombError:
         raise InputError(f"image {name} has too many pixels; allowed: at most {MAX_PIXELS:,}") from None
-    except (
-        Exception
-    ) as e:  # damaged files make Pillow's decoders raise nearly everything: OSError, SyntaxError, zlib.error
+    except Exception as e:  # damaged files make decoders raise nearly anything: OSError, SyntaxError, zlib.error ...
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(f"image {name} is truncated or corrupt ({reason}); allowed: a whole image file") from None
 
