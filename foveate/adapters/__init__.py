@@ -16,6 +16,7 @@ from foveate.plan import Step
 ADAPTERS = {
     "timm.models.vision_transformer.VisionTransformer": "timm_vit.TimmViT",
     "timm.models.deit.VisionTransformerDistilled": "timm_vit.TimmViT",
+    "timm.models.eva.Eva": "timm_eva.TimmEva",
 }
 
 

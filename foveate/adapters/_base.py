@@ -1,8 +1,8 @@
 """What every adapter shares: a wrapper that runs a host's own blocks and reduces tokens between attention and MLP.
 
-The wrapper owns a *structural twin* of the host: new module objects around the same parameters and buffers. Hooks that tap
-queries, keys and values sit on the twin's reducing blocks alone, so the caller's model keeps its class, its hooks and
-its keys, and all other blocks run as they would without us.
+The wrapper owns a *structural twin* of the host: new module objects around the same parameters and buffers. Hooks that
+tap queries, keys and values sit on the twin's reducing blocks alone, so the caller's model keeps its class, its hooks
+and its keys, and all other blocks run as they would without us.
 """
 
 import copy
@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from foveate.errors import InputError
-from foveate.methods import METHODS, Reducer
+from foveate.methods import METHODS, Merger, Reducer
 from foveate.plan import Step
 from foveate.schedule import Schedule
 from foveate.tokens import Signals, Tokens
@@ -65,6 +66,8 @@ class Reduced(nn.Module, ABC):
     Its state-dict keys are the host's under `host.`, with the same memory behind them.
     """
 
+    host: Any  # a zoo's model, whose parts are known by `check` and not by a type
+
     def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
         super().__init__()
         self.check(model)
@@ -81,7 +84,8 @@ class Reduced(nn.Module, ABC):
         # Sizes matter to attention once a method that weighs by them has run.
         weighing = [int(b) for b, r in self.reducers.items() if r.proportional]
         self.weighs_from = min(weighing) + 1 if weighing else f.depth
-        self.track_source = False
+        # Pooling over merged tokens counts every patch once, whether or not attention does.
+        self.pools_by_size = bool(weighing) or any(isinstance(r, Merger) for r in self.reducers.values())
 
     @classmethod
     @abstractmethod
@@ -122,17 +126,25 @@ class Reduced(nn.Module, ABC):
         return tokens
 
     def block(self, block: int, tokens: Tokens) -> Tokens:
-        bias = tokens.size.log()[:, None, None].to(tokens.x.dtype) if block >= self.weighs_from else None
+        bias = self.bias(block, tokens)
         tokens = self.attend(block, tokens, bias)
-        if str(block) in self.reducers:
-            reducer = self.reducers[str(block)]
-            assert isinstance(reducer, Reducer)
-            found = self.signals(block, tokens, bias, reducer.needs)
-            tokens = reducer(tokens, found, self.schedule.after[block] - tokens.prefix)
-        return self.mlp(block, tokens)
+        return self.mlp(block, self.reduce(block, tokens, bias))
+
+    def bias(self, block: int, tokens: Tokens) -> Tensor | None:
+        """What `attend` adds to a block's logits: log sizes [B 1 1 N] once a method that weighs by them has run."""
+        return tokens.size.log()[:, None, None].to(tokens.x.dtype) if block >= self.weighs_from else None
+
+    def reduce(self, block: int, tokens: Tokens, bias: Tensor | None) -> Tokens:
+        """The reduction of a block, called right after its `attend`; returns `tokens` where there is none."""
+        if str(block) not in self.reducers:
+            return tokens
+        reducer = self.reducers[str(block)]
+        assert isinstance(reducer, Reducer)
+        found = self.signals(block, tokens, bias, reducer.needs)
+        return reducer(tokens, found, self.schedule.after[block] - tokens.prefix)
 
     def finish(self, tokens: Tokens) -> Tensor:
-        return self.head(tokens, weighted=self.weighs_from < self.facts.depth)
+        return self.head(tokens, weighted=self.pools_by_size)
 
     def features(self, image: Tensor) -> Tensor:
         """Tokens of the last block put back on the full grid, for dense tasks: [B prefix+P0 C], before the final norm.
@@ -166,8 +178,14 @@ class Reduced(nn.Module, ABC):
             for block in range(self.facts.depth):
                 tokens = self.block(block, tokens)
                 seen.append(tokens.x.shape[1])
+                if tuple(tokens.size.shape) != tuple(tokens.x.shape[:2]):
+                    raise RuntimeError(
+                        f"block {block} leaves {tokens.x.shape[1]} tokens but the sizes of {tokens.size.shape[1]}"
+                    )
         if tuple(seen) != self.schedule.after:
-            raise RuntimeError(f"the plan asks for {self.schedule.after} tokens after the blocks, the model makes {seen}")
+            raise RuntimeError(
+                f"the plan asks for {self.schedule.after} tokens after the blocks, the model makes {seen}"
+            )
         return tuple(seen)
 
     def _sourced(self, tokens: Tokens) -> Tokens:
@@ -183,9 +201,10 @@ class Reduced(nn.Module, ABC):
                 f"methods that need none: {', '.join(able)}"
             )
         before = self.schedule.before[step.block] - f.prefix
-        if (drop := before - (step.tokens - f.prefix)) > int(before * cls.max_drop):
+        drop, most = before - (step.tokens - f.prefix), int(before * cls.max_drop)
+        if drop > most:
             raise InputError(
-                f"method {step.method!r} removes at most {int(before * cls.max_drop)} of {before} patches in one block; "
+                f"method {step.method!r} removes at most {most} of {before} patches in one block; "
                 f"block {step.block} is asked to remove {drop}"
             )
         try:
@@ -217,6 +236,12 @@ def size_weighted(tokens: Tokens, prefix_too: bool) -> Tensor:
     weight = torch.ones_like(tokens.size)
     weight[:, first:] = size * (size.shape[1] / size.sum(1, keepdim=True))
     return tokens.x * weight[..., None].to(tokens.x.dtype)
+
+
+def known(part: nn.Module, classes: tuple[type, ...], where: str) -> None:
+    """Raise InputError where `part` is not exactly one of `classes`: a subclass may override anything."""
+    if type(part) not in classes:
+        raise InputError(f"{where} is a {type(part).__name__}; known here: {', '.join(c.__name__ for c in classes)}")
 
 
 def ordered(steps: Iterable[Step]) -> list[Step]:

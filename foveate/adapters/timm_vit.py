@@ -4,26 +4,24 @@ Composes timm's own submodules. Restated from timm 1.0.31, `models/vision_transf
 `Block.forward` and the order of `forward_features`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from timm.layers import Mlp, SwiGLU, SwiGLUPacked
 from timm.layers.attention import Attention
-from timm.layers.attention_pool import AttentionPoolLatent
-from timm.layers.mlp import GluMlp
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, size_weighted
-from foveate.errors import InputError
+from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known, size_weighted
+from foveate.adapters._timm import MLPS, check_ends, facts_of
+from foveate.plan import Step
 from foveate.tokens import Signals, Tokens
-
-POOLS = ("", "token", "avg", "map")
 
 
 class TimmViT(Reduced):
     """Token reduction in a timm VisionTransformer."""
 
-    def __init__(self, model: nn.Module, steps) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
         super().__init__(model, steps)
         self.taps = {}
         for name, reducer in self.reducers.items():
@@ -32,41 +30,16 @@ class TimmViT(Reduced):
                 self.taps[int(name)] = Tap(attn.q_norm), Tap(attn.k_norm), Tap(attn.qkv)
 
     @classmethod
-    def check(cls, model: nn.Module) -> None:
-        assert isinstance(model, VisionTransformer)
+    def check(cls, model: Any) -> None:
+        check_ends(model)
         for i, block in enumerate(model.blocks):
-            if type(block) is not Block:
-                raise InputError(f"block {i} is a {type(block).__name__}; known here: Block")
-            if type(block.attn) is not Attention:
-                raise InputError(f"the attention of block {i} is a {type(block.attn).__name__}; known here: Attention")
-            if type(block.mlp) not in (Mlp, GluMlp, SwiGLU, SwiGLUPacked):
-                raise InputError(f"the MLP of block {i} is a {type(block.mlp).__name__}; known here: Mlp, GluMlp, SwiGLU")
-        if model.global_pool not in POOLS:
-            raise InputError(f"pooling {model.global_pool!r} is not supported; known here: {', '.join(POOLS[1:])}")
-        if model.attn_pool is not None and (
-            type(model.attn_pool) is not AttentionPoolLatent or model.attn_pool.pos_embed is not None
-        ):
-            raise InputError(f"the attention pooling {type(model.attn_pool).__name__} (or its positions) is not supported")
-        if model.dynamic_img_size:
-            raise InputError("dynamic_img_size=True is not supported: a schedule needs one image size")
+            known(block, (Block,), f"block {i}")
+            known(block.attn, (Attention,), f"the attention of block {i}")
+            known(block.mlp, MLPS, f"the MLP of block {i}")
 
     @classmethod
-    def describe(cls, model: nn.Module) -> Facts:
-        assert isinstance(model, VisionTransformer)
-        patch = model.patch_embed
-        return Facts(
-            family=type(model).__name__,
-            tokens=patch.num_patches + model.num_prefix_tokens,
-            depth=len(model.blocks),
-            prefix=model.num_prefix_tokens,
-            width=model.embed_dim,
-            heads=model.blocks[0].attn.num_heads,
-            grid=tuple(patch.grid_size),
-            image=(patch.proj.in_channels, *patch.img_size),
-            patch=tuple(patch.patch_size),
-            classes=model.num_classes,
-            has_class_token=model.cls_token is not None,
-        )
+    def describe(cls, model: Any) -> Facts:
+        return facts_of(model)
 
     def embed(self, image: Tensor) -> Tokens:
         m = self.host
@@ -97,15 +70,11 @@ class TimmViT(Reduced):
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
         m = self.host
+        tokens = tokens._replace(x=m.norm(tokens.x))
         if weighted and m.attn_pool is not None:
-            tokens = tokens._replace(x=m.norm(tokens.x))
             first = 0 if m.pool_include_prefix else tokens.prefix
             bias = tokens.size[:, first:].log()[:, None, None].to(tokens.x.dtype)
             return m.head(m.head_drop(m.fc_norm(m.attn_pool(tokens.x[:, first:], attn_mask=bias))))
-        tokens = tokens._replace(x=m.norm(tokens.x))
         if weighted and m.global_pool == "avg":
             return m.forward_head(size_weighted(tokens, m.pool_include_prefix))
         return m.forward_head(tokens.x)
-
-
-HOSTS = (VisionTransformer, VisionTransformerDistilled)

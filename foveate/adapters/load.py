@@ -1,0 +1,227 @@
+"""From a name to a model: the bundled classifier, timm's hub, a file of weights, or random weights for latency work."""
+
+import difflib
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveate.adapters import describe
+from foveate.adapters.weights import check_finite, filled, first_line, read_weights
+from foveate.adapters.weights import sha256_of as sha256_of
+from foveate.errors import InputError, NotAvailable
+from foveate.plan import ModelRef
+from foveate.preprocess import Preprocess
+
+BUNDLED = "clothing_vit"
+BUNDLED_FILE = "clothing_vit.safetensors"
+BUNDLED_KWARGS = {"img_size": 224, "patch_size": 16, "embed_dim": 128, "depth": 12, "num_heads": 4, "num_classes": 10}
+BUNDLED_CLASSES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
+BUNDLED_CROP = 224 / 248
+RANDOM_NOTE = (
+    "random weights: latencies are real, but predictions and every figure of accuracy or agreement mean nothing"
+)
+
+Option = bool | int | float | str
+Origin = Literal["bundled", "hub", "file", "random", "object"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be reduced, and what has to travel with it."""
+
+    model: nn.Module  # in eval mode
+    ref: ModelRef
+    preprocess: Preprocess
+    classes: tuple[str, ...] | None
+    note: str | None = None  # to be shown loudly
+
+
+def load(
+    name: str = BUNDLED,
+    *,
+    weights: Path | str | None = None,
+    random_weights: bool = False,
+    allow_pickle: bool = False,
+    seed: int = 0,
+    **kwargs: Option,
+) -> Loaded:
+    """Build a supported model and fill it with weights.
+
+    Args:
+        name: `clothing_vit` (ships with foveate) or a timm model, with a tag or not (`deit_tiny_patch16_224.fb_in1k`)
+        weights: a safetensors file that fits exactly; the number of classes is read off its head. Without it, and
+            without `random_weights`, a timm model's weights come from timm's hub or its cache.
+        random_weights: seeded random weights: right for latencies, meaningless for anything else.
+        allow_pickle: also take .pth, .pt and .bin files. Unpickling can run code: only for files you trust.
+        seed: of the random weights.
+        kwargs: further arguments of the timm model, for instance `img_size=384`.
+
+    Raises:
+        InputError: unknown name or option, unsupported class; weights missing, broken, not finite or not fitting.
+        NotAvailable: the hub cannot be reached and the weights are not in its cache.
+    """
+    if weights is not None and random_weights:
+        raise InputError("give either a file of weights or --random-weights, not both")
+    state = None if weights is None else read_weights(weights, allow_pickle=allow_pickle)
+    if state is not None and "num_classes" not in kwargs and "head.weight" in state:
+        kwargs["num_classes"] = state["head.weight"].shape[0]
+    kwargs = _checked(name, kwargs)
+    origin: Origin
+    if random_weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, origin = _create(name, kwargs), "random"
+    elif state is not None:
+        model, origin = filled(_create(name, kwargs), state, str(weights)), "file"
+    elif name == BUNDLED:
+        model, origin = filled(_create(name, kwargs), _bundled_state(), f"the weights of {BUNDLED}"), "bundled"
+    else:
+        model, origin = _from_hub(name, kwargs), "hub"
+        tag = getattr(model, "pretrained_cfg", {}).get("tag")
+        name = f"{name.partition('.')[0]}.{tag}" if tag else name  # a default tag may change with timm's version
+    model.eval()
+    check_finite(model.state_dict(), name)
+    return Loaded(
+        model=model,
+        ref=model_ref(model, name, origin, kwargs),
+        preprocess=_preprocess(name, model),
+        classes=_classes(name, model),
+        note=RANDOM_NOTE if random_weights else None,
+    )
+
+
+def model_ref(
+    model: nn.Module, name: str | None = None, weights: Origin = "object", kwargs: Mapping[str, Option] | None = None
+) -> ModelRef:
+    """What a plan writes down of a model; for one that the caller built, `model_ref(model)`."""
+    facts = describe(model)
+    return ModelRef(
+        name=name or facts.family,
+        weights=weights,
+        sha256=sha256_of(model),
+        kwargs=dict(kwargs or {}),
+        tokens=facts.tokens,
+        depth=facts.depth,
+        prefix=facts.prefix,
+    )
+
+
+def _checked(name: str, kwargs: Mapping[str, Option]) -> dict[str, Option]:
+    """The model's arguments, once a sketch of it without memory shows that foveate supports it; before any download."""
+    import timm
+
+    kwargs = {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else dict(kwargs)
+    for key, value in kwargs.items():
+        if not isinstance(value, Option):
+            raise InputError(f"model option {key}={value!r}; allowed: true, false, a number or a word")
+    if name != BUNDLED and not timm.is_model(name):
+        near = difflib.get_close_matches(name, [BUNDLED, *timm.list_models()], n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {BUNDLED} and timm's models"
+        raise InputError(f"unknown model {name!r}; {hint}")
+    with torch.device("meta"):
+        sketch = _create(name, kwargs)
+        if getattr(sketch, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
+            # Some of timm's models (DINOv3) take any image size by default; a schedule needs one.
+            kwargs["dynamic_img_size"] = False
+            sketch = _create(name, kwargs)
+    describe(sketch)
+    return kwargs
+
+
+def _create(name: str, kwargs: Mapping[str, Any], pretrained: bool = False) -> nn.Module:
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    try:
+        return VisionTransformer(**kwargs) if name == BUNDLED else timm.create_model(name, pretrained, **kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as e:
+        options = ", ".join(f"{k}={v}" for k, v in kwargs.items())
+        raise InputError(f"cannot build {name}{f' with {options}' if options else ''}: {first_line(e)}") from None
+
+
+def _from_hub(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    arch, _, tag = name.partition(".")
+    import timm
+
+    known = timm.list_pretrained(f"{arch}*")
+    known = [k for k in known if k.partition(".")[0] == arch]
+    ways = "give --weights FILE, or --random-weights for latency work"
+    if not known or (tag and name not in known):
+        has = f"timm has weights for {', '.join(known)}" if known else "timm has no weights for it"
+        raise InputError(f"no pretrained weights {name!r}: {has}; {ways}")
+    with _no_waiting():
+        try:
+            return _create(name, kwargs, pretrained=True)
+        except InputError:
+            raise
+        except Exception as e:  # timm passes on whatever its hub, its HTTP client or the file system raise
+            raise NotAvailable(
+                f"cannot get the pretrained weights of {name}: no network, and not in the cache; {ways} "
+                f"({first_line(e)[:80]})"
+            ) from None
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Without a network the hub's client retries for most of a minute; here it looks into its cache at once."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(address: str) -> bool:
+    """Is there a way to `address`: a proxy, or a name that resolves?"""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _bundled_state() -> dict[str, Tensor]:
+    asset = resources.files("foveate") / "assets" / BUNDLED_FILE
+    if not asset.is_file():
+        raise InputError(
+            f"the bundled weights {BUNDLED_FILE} are not part of this installation; name a model or install again"
+        )
+    with resources.as_file(asset) as path:
+        return read_weights(path)
+
+
+def _preprocess(name: str, model: nn.Module) -> Preprocess:
+    image = describe(model).image
+    if name == BUNDLED:
+        half = (0.5, 0.5, 0.5)
+        return Preprocess(size=image[1:], crop_pct=BUNDLED_CROP, interpolation="bicubic", mean=half, std=half)
+    from timm.data.config import resolve_model_data_config
+
+    # timm answers with the size of the weights' training; the model may have been built for another.
+    return Preprocess.from_timm({**resolve_model_data_config(model), "input_size": image})
+
+
+def _classes(name: str, model: nn.Module) -> tuple[str, ...] | None:
+    count = describe(model).classes
+    if name == BUNDLED and count == len(BUNDLED_CLASSES):
+        return BUNDLED_CLASSES
+    if count != 1000:
+        return None
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(i) for i in range(count))
