@@ -22,7 +22,7 @@ check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## everything in benchmarks/, an hour or so on a quiet machine; results are committed
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean:
 	rm -rf $(VENV) foveate-out

@@ -1,10 +1,10 @@
 """The classifier that ships inside foveate: a 2.5 M parameter ViT for ten kinds of clothing.
 
 Trained from random initialisation on the 3,068 CC0 training photographs of "clothing-dataset-small" (A. Grigorev).
-A frozen ImageNet ViT-Tiny is the teacher: the student, whose 14 x 14 grid is the same, matches its tokens after blocks 3,
-6, 9 and 12 through linear maps that are thrown away afterwards, and a linear probe on its class token, beside the labels.
-For most of the training the student sees a random half of the patches, which halves the cost of a step. The matrices of
-the blocks are trained by Muon, the rest by AdamW.
+A frozen ImageNet ViT-Tiny is the teacher: the student, whose 14 x 14 grid is the same, matches its tokens after blocks
+3, 6, 9 and 12 through linear maps that are thrown away afterwards, and a linear probe on its class token, beside the
+labels. For most of the training the student sees a random half of the patches, which halves the cost of a step. The
+matrices of the blocks are trained by Muon, the rest by AdamW.
 
     python recipes/clothing_vit.py --data $FOVEATE_DATA --out runs/clothing
 
@@ -32,7 +32,7 @@ from torchvision.transforms import v2
 
 MODEL = {"patch_size": 16, "embed_dim": 128, "depth": 12, "num_heads": 4, "num_classes": 10, "img_size": 224}
 MEAN = STD = 0.5  # the teacher's (AugReg) normalisation, kept for the student
-VIEWS, EPOCHS, WARMUP, BATCH, LR, DECAY = 6, 90, 2, 24, 1.5e-3, 0.05
+VIEWS, EPOCHS, WARMUP, BATCH, LR, DECAY = 5, 60, 2, 24, 1.5e-3, 0.05
 TAPS = (2, 5, 8)  # blocks, beside the last, whose tokens are matched
 HALF_UNTIL = 0.75  # share of the epochs in which half of the patches are dropped
 FEATURE, SOFT, HARD = 1.0, 1.0, 0.5  # weights of the three losses

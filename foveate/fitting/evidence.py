@@ -12,7 +12,7 @@ from torch import nn
 from foveate.adapters import adapt, describe
 from foveate.adapters.load import Loaded
 from foveate.evaluate import Images, top
-from foveate.evaluate.metrics import accuracy, agreement, kl_divergence, paired_drop, sqnr_db
+from foveate.evaluate import metrics
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import device_facts
 from foveate.hardware.timer import percentiles
@@ -36,7 +36,7 @@ class Quality:
     @property
     def points_lost(self) -> float:
         """Points of top-1 lost; without labels, the share of changed answers, which bounds it."""
-        return self.drop.value if self.drop is not None else 100 * (1 - self.agreement.value)
+        return self.drop.value if self.drop is not None else 100 - self.agreement.value
 
     def results(self) -> list[Result]:
         return [r for r in (self.accuracy, self.drop, self.agreement, self.kl) if r is not None]
@@ -45,10 +45,10 @@ class Quality:
 def quality(reference: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Quality:
     """Both logits [S classes]; labels [S] or None."""
     return Quality(
-        drop=None if labels is None else paired_drop(reference, answer, labels),
-        agreement=agreement(reference, answer),
-        kl=kl_divergence(reference, answer),
-        accuracy=None if labels is None else accuracy(answer, labels),
+        drop=None if labels is None else metrics.drop(reference, answer, labels),
+        agreement=metrics.agreement(reference, answer),
+        kl=metrics.mean_kl(reference, answer),
+        accuracy=None if labels is None else metrics.accuracy(answer, labels).model_copy(update={"name": "accuracy"}),
     )
 
 
@@ -147,7 +147,7 @@ def parity(job: "_Job", plan: Plan, answer: np.ndarray, source: dict[str, Tag]) 
     torch_answer = reference_logits(adapt(job.model, plan.steps).eval(), job.x_unseen)
     same = float((torch_answer.argmax(1) == answer.argmax(1)).mean())
     return Result(
-        name="parity", value=sqnr_db(torch_answer, answer), unit="dB", n=len(answer), origin=source,
+        name="parity", value=metrics.sqnr_db(torch_answer, answer), unit="dB", n=len(answer), origin=source,
         tags={"plan": "chosen", "max_abs": float(np.abs(torch_answer - answer).max()), "agreement": same},
     )  # fmt: skip
 
@@ -161,7 +161,7 @@ def overlays(
     facts, reduced = describe(model), adapt(model, plan.steps).eval()
     pictures = []
     for i in range(min(count, len(photos))):
-        image = photos.image(i)
+        image = photos[i]
         x = loaded.preprocess(image)[None]
         with torch.inference_mode():
             maps = reduced.trace(torch.from_numpy(x))

@@ -1,0 +1,1 @@
+"""Speed and accuracy, measured. Run by `make bench`; never collected by pytest."""

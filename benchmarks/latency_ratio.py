@@ -1,0 +1,115 @@
+"""Does latency fall as fast as the arithmetic? Latency ratio over MAC ratio, in every runtime.
+
+DeiT-S and ViT-B (random weights: speed only), batch 1 and 8: one cut to 128 of 197 tokens after block 4; merging after
+blocks 4, 7 and 10; ToMe in all twelve blocks; and what the planner picks for 0.7 of the dense latency. Every runtime in a
+process of its own, dense and reduced interleaved inside it.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Sheet, say
+from foveate.adapters import describe
+from foveate.adapters.load import load
+from foveate.errors import InputError
+from foveate.evaluate import open_images
+from foveate.fitting.bench import Bench
+from foveate.hardware.device import default_threads
+from foveate.hardware.timer import speedup
+from foveate.plan import Step
+from foveate.planning import plan_candidates
+from foveate.profile import profile
+from foveate.runtimes import RUNTIMES
+from foveate.schedule import Schedule, macs
+
+MODELS = ("deit_small_patch16_224", "vit_base_patch16_224")
+FIXED = {
+    "one cut to 128": tuple([Step(block=3, method="topk", tokens=128)]),
+    "three blocks": tuple(Step(block=b, method="tome", tokens=n) for b, n in ((3, 152), (6, 112), (9, 80))),
+    "tome r=13": tuple(
+        Step(block=b, method="tome", tokens=n) for b, n in enumerate(Schedule.tome(197, 12, 13).after)
+    ),
+}  # fmt: skip
+
+
+def ratio(model: Any, steps: tuple[Step, ...]) -> float:
+    f = describe(model)
+    schedule = Schedule.cut(f.tokens, f.depth, {s.block: s.tokens for s in steps}, f.prefix)
+    count = lambda s: macs(s, f.width, patches=f.patches, patch_size=f.patch[0], classes=f.classes)
+    return count(schedule) / count(Schedule.full(f.tokens, f.depth, f.prefix))
+
+
+def picked(model: Any, runtime: str, precision: str, batch: int, preprocess: Any) -> tuple[Step, ...]:
+    """The planner's choice for 0.7 of the dense latency, on the bundled photographs."""
+    found = profile(model, runtime=runtime, precision=precision, batch=batch)
+    f = describe(model)
+    dense = found.table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
+    images = open_images(None, classes=None, limit=32).array(preprocess)
+    best = plan_candidates(
+        model, images, None, found.table, latency_ms=0.7 * dense, max_drop=None, budget_seconds=40, seed=0
+    )
+    able = [c for c in best if c.steps and c.predicted_ms <= 0.7 * dense]
+    return tuple(min(able, key=lambda c: c.kl).steps)
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--fresh", action="store_true")
+    args.add_argument("--runtime", action="append", help="only these")
+    args.add_argument("--batch", action="append", type=int)
+    args.add_argument("--model", action="append")
+    args.add_argument("--pairs", type=int, default=60)
+    a = args.parse_args()
+    sheet = Sheet("latency_ratio", fresh=a.fresh, pairs=a.pairs, threads=default_threads(), weights="random")
+    for name in a.model or MODELS:
+        loaded = load(name, random_weights=True)
+        for runtime in a.runtime or RUNTIMES:
+            for precision in ("fp32", "bf16"):
+                for batch in a.batch or (1, 8):
+                    if reason := RUNTIMES[runtime].why_not(precision):
+                        say(f"{runtime} {precision}: {reason}")
+                        continue
+                    try:
+                        one(sheet, name, loaded, runtime, precision, batch, a.pairs)
+                    except (InputError, RuntimeError) as e:
+                        say(f"{name} {runtime} {precision} batch {batch} failed: {e}")
+
+
+def one(sheet: Sheet, name: str, loaded: Any, runtime: str, precision: str, batch: int, pairs: int) -> None:
+    keys = {kind: f"{name} {runtime} {precision} b{batch} {kind}" for kind in (*FIXED, "pareto")}
+    if all(k in sheet.value["rows"] for k in keys.values()):
+        return
+    plans = dict(FIXED)
+    plans["pareto"] = picked(loaded.model, runtime, precision, batch, loaded.preprocess)
+    with (
+        tempfile.TemporaryDirectory() as tmp,
+        Bench(loaded.model, loaded.ref, Path(tmp), runtime=runtime, precision=precision, batch=batch,
+              threads=default_threads()) as bench,
+    ):  # fmt: skip
+        bench.add("dense")
+        for kind, steps in plans.items():
+
+            def measure(kind: str = kind, steps: tuple[Step, ...] = steps) -> dict[str, Any]:
+                bench.add(kind, steps)
+                bench.time(["dense", kind], 5)
+                base, other = bench.time(["dense", kind], pairs)
+                s, m = speedup(base, other, level=0.95), ratio(loaded.model, steps)
+                bench.drop(kind)
+                return {
+                    "model": name, "runtime": runtime, "precision": precision, "batch": batch, "kind": kind,
+                    "dense_ms": float(np.median(base)), "reduced_ms": float(np.median(other)),
+                    "latency_ratio": 1 / s.value, "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": m,
+                    "over_macs": 1 / s.value / m, "pairs": pairs,
+                    "steps": [(p.block, p.method, p.tokens) for p in steps],
+                    "versions": bench.worker.facts(),
+                }  # fmt: skip
+
+            sheet.row(keys[kind], measure)
+
+
+if __name__ == "__main__":
+    main()

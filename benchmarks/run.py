@@ -1,0 +1,26 @@
+"""Every benchmark, one after the other, each in a process of its own; then the table in the docs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = [
+    ["benchmarks.latency_ratio"],
+    ["benchmarks.prediction", "--runtime", "openvino"],
+    ["benchmarks.prediction", "--runtime", "onnxruntime"],
+]
+WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"]]
+
+
+def main() -> None:
+    wanted = SCRIPTS + (WITH_DATA if os.environ.get("FOVEATE_DATA") else [])
+    for module, *args in [*wanted, ["benchmarks.table"]]:
+        print(f"== {module} {' '.join(args)}", flush=True)
+        subprocess.run([sys.executable, "-m", module, *args], check=True, cwd=Path(__file__).parent.parent)
+    if not os.environ.get("FOVEATE_DATA"):
+        print("FOVEATE_DATA is not set: the benchmarks on real photographs were left out")
+
+
+if __name__ == "__main__":
+    main()

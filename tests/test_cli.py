@@ -1,0 +1,93 @@
+"""The command line's contract: exit codes, one-line errors, JSON on stdout and prose on stderr."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def foveate(*args: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    import os
+
+    command = [sys.executable, "-m", "foveate", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", **(env or {})})
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit 2, nothing on stdout, one line that holds `words`, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+COMMANDS = ("fit", "run", "profile", "compare", "evaluate", "export", "list", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    from typer.testing import CliRunner
+
+    from foveate.cli import app
+
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "160"})
+    assert done.exit_code == 0
+    assert "Example" in done.output
+    assert f"foveate {command}" in done.output
+    assert "--json" in done.output
+
+
+def test_list_speaks_json_on_stdout():
+    done = foveate("list", "methods", "--json")
+    assert done.returncode == 0, done.stderr
+    names = {row["name"] for row in json.loads(done.stdout)["methods"]}
+    assert {"tome", "topk", "pomt", "random"} <= names
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("list", "colours"), ("colours", "methods")),
+        (("fit", "no_such_vit"), ("no_such_vit",)),
+        (("fit", "--runtime", "tensorflow"), ("tensorflow", "openvino")),
+        (("fit", "--precision", "fp4"), ("fp4", "bf16")),
+        (("fit", "--batch", "0"), ("--batch", "0", "1 or more")),
+        (("fit", "--threads", "0"), ("--threads", "1 or more")),
+        (("fit", "--max-drop", "-1"), ("--max-drop", "-1", "0 to 100")),
+        (("fit", "--latency-ms", "0"), ("--latency-ms", "above 0")),
+        (("fit", "--speedup", "0.9"), ("--speedup", "0.9", "above 1")),
+        (("fit", "--latency-ms", "3", "--speedup", "2"), ("not both",)),
+        (("fit", "--method", "tomee"), ("tomee", "tome")),
+        (("fit", "--device", "tpu"), ("tpu", "cpu")),
+        (("fit", "--images", "3"), ("--images", "20")),
+        (("fit", "--data", "nowhere-at-all"), ("nowhere-at-all",)),
+        (("run", "nowhere-at-all", "photo.jpg"), ("photo.jpg",)),
+        (("export", "nowhere-at-all"), ("nowhere-at-all",)),
+        (("compare", "--level", "1.5"), ("--level", "1.5")),
+        (("evaluate", "no_such_vit"), ("no_such_vit",)),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else None,
+)
+def test_wrong_arguments_are_one_line_and_exit_2(args, words, tmp_path):
+    out = ["--out", tmp_path / "out"] if args[0] in ("fit", "compare") else []
+    refused(foveate(*args, *out), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_weights_are_named(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 40)
+    refused(foveate("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "broken.safetensors"), "broken.safetensors")
+    refused(foveate("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "none.safetensors"), "none.safetensors")
+
+
+def test_output_in_the_way_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(foveate("fit", "--out", tmp_path / "file"), "file")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    refused(foveate("fit", "--out", tmp_path / "folder"), "folder")
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
