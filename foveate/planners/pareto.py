@@ -71,17 +71,19 @@ def front(space: Space, table: LatencyTable, sensitivity: Sensitivity, *, labels
     ms: list[np.ndarray] = [np.array([table.fixed_ms])] + [np.empty(0)] * (len(counts) - 1)
     loss: list[np.ndarray] = [np.zeros(1)] + [np.empty(0)] * (len(counts) - 1)
     trail: list[list[np.ndarray]] = []  # block -> count -> [labels 3]: count before, label before, method (-1: none)
-    for block in range(space.depth):
+    for block in range(space.depth):  # a step that was not measured is not offered
         new_ms, new_loss, origins = [], [], []
+        able = [m for m in space.methods if block in space.blocks and sensitivity.knows(block, m)]
+        lost = {m: [sensitivity.at(block, m, n) for n in counts] for m in able}
         for j, m in enumerate(counts):
             parts = [(ms[j] + table.block_ms(m, m), loss[j], j, -1)]
-            if block in space.blocks:
+            if able:
                 for i, n in enumerate(counts[:j]):
                     if not len(ms[i]):
                         continue
                     for k, method in enumerate(space.methods):
-                        if space.allows(method, n, m):
-                            more = sensitivity.step(block, method, n, m)
+                        if method in lost and space.allows(method, n, m):
+                            more = max(0.0, lost[method][j] - lost[method][i])
                             parts.append((ms[i] + table.block_ms(n, m, method), loss[i] + more, i, k))
             a, b = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
             origin = np.concatenate([_origin(len(p[0]), p[2], p[3]) for p in parts])

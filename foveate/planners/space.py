@@ -80,8 +80,16 @@ class Sensitivity(BaseModel):
     start: int
     loss: dict[int, dict[str, dict[int, float]]]  # block -> method -> tokens left -> loss
 
+    def knows(self, block: int, method: str) -> bool:
+        return method in self.loss.get(block, {})
+
     def at(self, block: int, method: str, tokens: int) -> float:
-        """Loss of one cut to `tokens` in `block`. Below the lowest measured count its last slope goes on."""
+        """Loss of one cut to `tokens` in `block`. Below the lowest measured count its last slope goes on.
+
+        A method that was not measured in this block is taken for as bad as the worst that was.
+        """
+        if method not in self.loss[block]:
+            return max(self.at(block, m, tokens) for m in self.loss[block])
         known = self.loss[block][method]
         n = [self.start, *sorted(known, reverse=True)]
         root = [0.0]

@@ -1,0 +1,173 @@
+"""How far plans move a model's answers on a fixed set of images, with nothing computed twice."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foveate.adapters import adapt, adapter_of
+from foveate.plan import Step
+from foveate.planners.space import Key, key_of
+from foveate.tokens import Tokens
+
+Steps = tuple[Step, ...]
+State = dict[int, Tokens]  # chunk of images -> tokens
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a plan did to a set of images, image by image, so that two plans can be compared in pairs."""
+
+    kl: np.ndarray  # [S] KL(dense || reduced), nats
+    agree: np.ndarray  # [S] bool: the dense model's top-1 class
+    right: np.ndarray | None  # [S] bool: the label's class is top-1; None without labels
+
+    @staticmethod
+    def join(parts: Iterable["Score"]) -> "Score":
+        parts = list(parts)
+        right = [p.right for p in parts if p.right is not None]
+        return Score(
+            np.concatenate([p.kl for p in parts]),
+            np.concatenate([p.agree for p in parts]),
+            np.concatenate(right) if right else None,
+        )
+
+
+class Evaluator:
+    """Runs plans on a fixed set of images, in chunks.
+
+    Kept are the dense tokens at the input of the blocks, so that a plan is run from its first reducing block on; the
+    tokens behind the first steps of recent plans, since a search mostly changes later steps; and every plan's scores.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        chunk: int = 32,
+        cache_bytes: int = 500_000_000,
+        bf16: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            model: a host that `adapt` takes, in eval mode.
+            images: [S 3 h w] float32, preprocessed.
+            labels: [S] class indices.
+            chunk: images run at once, at most.
+            cache_bytes: bound on the tokens kept, of which dense ones get the larger part.
+            bf16: run in bfloat16 autocast, the dense model too, so that its rounding mostly cancels.
+            progress: called with the share of the dense pass that is done.
+        """
+        self.model, self.bf16 = model, bf16
+        self.device = next(model.parameters()).device
+        dense = adapt(model)
+        self.facts = f = dense.facts
+        chunks = max(1, -(-len(images) // chunk))
+        self._parts = np.array_split(np.arange(len(images)), chunks)
+        self._labels = None if labels is None else np.asarray(labels)
+        each = len(images) * f.tokens * (f.width + 1) * 4
+        slots = int(min(f.depth, max(1, 0.7 * cache_bytes // each)))
+        kept = {0} | {round(i * (f.depth - 1) / max(1, slots - 1)) for i in range(slots if slots > 1 else 0)}
+        self._room = max(0, cache_bytes - each * len(kept))
+        self._inputs: dict[int, State] = {b: {} for b in sorted(kept)}
+        self._recent: OrderedDict[Key, tuple[int, State]] = OrderedDict()  # first steps -> (next block, tokens)
+        self._scores: dict[Key, dict[int, Score]] = {}
+        self._log_p: list[Tensor] = []
+        for c, part in enumerate(self._parts):
+            with self._mode():
+                tokens = dense.embed(torch.from_numpy(np.ascontiguousarray(images[part])).to(self.device))
+                for block in range(f.depth):
+                    if block in self._inputs:
+                        self._inputs[block][c] = tokens
+                    tokens = dense.block(block, tokens)
+                self._log_p.append(dense.finish(tokens).double().log_softmax(-1))
+            if progress:
+                progress((c + 1) / chunks)
+
+    @property
+    def chunks(self) -> int:
+        return len(self._parts)
+
+    def images(self, chunks: Iterable[int]) -> int:
+        """Number of images in these chunks."""
+        return sum(len(self._parts[c]) for c in chunks)
+
+    def dense_right(self, chunks: Iterable[int] | None = None) -> np.ndarray | None:
+        """[S] bool: where the dense model's top-1 class is the label; None without labels."""
+        if self._labels is None:
+            return None
+        chosen = range(self.chunks) if chunks is None else chunks
+        return np.concatenate([self._log_p[c].argmax(-1).cpu().numpy() == self._labels[self._parts[c]] for c in chosen])
+
+    def score(self, steps: Sequence[Step], chunks: Iterable[int] | None = None) -> Score:
+        """Compare a plan with the dense model on the images of `chunks` (default: all), in their order.
+
+        Raises:
+            InputError: where the model cannot be reduced so.
+        """
+        chunks = list(range(self.chunks) if chunks is None else chunks)
+        steps = tuple(sorted(steps, key=lambda s: s.block))
+        known = self._scores.setdefault(key_of(steps), {})
+        if missing := [c for c in chunks if c not in known]:
+            for c, logits in self._run(steps, missing):
+                known[c] = self._compare(c, logits)
+        return Score.join(known[c] for c in chunks)
+
+    def _compare(self, chunk: int, logits: Tensor) -> Score:
+        log_p, log_q = self._log_p[chunk], logits.double().log_softmax(-1)
+        top = log_q.argmax(-1)
+        return Score(
+            (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0).cpu().numpy(),
+            (top == log_p.argmax(-1)).cpu().numpy(),
+            None if self._labels is None else top.cpu().numpy() == self._labels[self._parts[chunk]],
+        )
+
+    def _run(self, steps: Steps, chunks: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """(chunk, logits [s classes]) of a plan."""
+        # No dry run here: the modules are built from the same schedule each time, and it would cost more than a chunk.
+        twin = adapter_of(self.model)(self.model, steps).eval()
+        for c in chunks:
+            with self._mode():
+                done, block, tokens = self._start(steps, c)
+                for count in range(done + 1, len(steps) + 1):
+                    after = steps[count - 1].block + 1
+                    tokens = twin.blocks(tokens, block, after)
+                    block = after
+                    if count < len(steps):
+                        self._remember(steps[:count], block, c, tokens)
+                logits = twin.finish(twin.blocks(tokens, block))
+            yield c, logits
+
+    def _start(self, steps: Steps, chunk: int) -> tuple[int, int, Tokens]:
+        """(steps already done, next block, tokens), as far into the plan as what is kept reaches."""
+        for done in range(len(steps) - 1, 0, -1):
+            block, state = self._recent.get(key_of(steps[:done]), (0, {}))
+            if chunk in state:
+                self._recent.move_to_end(key_of(steps[:done]))
+                return done, block, state[chunk]
+        first = steps[0].block if steps else self.facts.depth - 1
+        block = max(b for b in self._inputs if b <= first)
+        return 0, block, self._inputs[block][chunk]
+
+    def _remember(self, steps: Steps, block: int, chunk: int, tokens: Tokens) -> None:
+        key = key_of(steps)
+        size = lambda t: t.x.nbytes + t.size.nbytes + (0 if t.rope is None else t.rope.nbytes)
+        _, state = self._recent.setdefault(key, (block, {}))
+        self._room -= size(tokens) - (size(state[chunk]) if chunk in state else 0)
+        state[chunk] = tokens
+        self._recent.move_to_end(key)
+        while self._room < 0 and self._recent:
+            _, (_, old) = self._recent.popitem(last=False)
+            self._room += sum(size(t) for t in old.values())
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield

@@ -1,0 +1,176 @@
+"""Exact scores and the whole search, on a tiny ViT with weights that make its answers depend on the image."""
+
+import itertools
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from foveate.adapters import adapt
+from foveate.errors import InputError
+from foveate.methods import METHODS
+from foveate.plan import Step
+from foveate.planners import Curve, LatencyTable, ReduceCost
+from foveate.planning import Evaluator, plan_candidates
+from foveate.planning.search import default_counts
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    m = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, patch_size=8, embed_dim=32, depth=6, num_heads=2, num_classes=7
+    )
+    with torch.no_grad():
+        for p in m.parameters():
+            p.add_(0.08 * torch.randn_like(p))
+    return m.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(24, 3, 8, 8)).repeat(8, axis=2).repeat(8, axis=3)
+    return (coarse + 0.3 * rng.normal(size=(24, 3, 64, 64))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def table():
+    n = list(range(3, 66))
+    return LatencyTable(
+        fixed_ms=2.0,
+        block=Curve(tokens=n, ms=[float(x) for x in n]),
+        attention=Curve(tokens=n, ms=[0.4 * x for x in n]),
+        reduce={"tome": ReduceCost(fixed_ms=1.0)},
+    )
+
+
+def plan(**cuts):
+    """plan(tome2=40) is ToMe to 40 tokens in block 2."""
+    return tuple(Step(block=int(k[-1]), method=k[:-1], tokens=n) for k, n in cuts.items())
+
+
+def direct(model, images, steps):
+    with torch.inference_mode():
+        p = model(torch.from_numpy(images)).double().log_softmax(-1)
+        q = adapt(model, steps)(torch.from_numpy(images)).double().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).numpy(), (p.argmax(-1) == q.argmax(-1)).numpy(), q.argmax(-1).numpy()
+
+
+PLANS = [
+    plan(tome2=40),
+    plan(topk1=50, tome3=30),
+    plan(topk1=50, tome3=30, topk5=3),
+    plan(topk1=50, tome3=27),
+    plan(tome1=50, tome3=30),
+]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2_000_000, 500_000_000])
+def test_scores_are_those_of_the_whole_model_whatever_is_kept(model, images, cache_bytes):
+    labels = np.arange(24) % 7
+    e = Evaluator(model, images, labels, chunk=10, cache_bytes=cache_bytes)
+    assert e.facts.tokens == 65 and e.chunks == 3 and e.images(range(3)) == 24
+    for steps in PLANS + PLANS:
+        kl, agree, top = direct(model, images, steps)
+        found = e.score(steps)
+        np.testing.assert_allclose(found.kl, kl, atol=1e-6, rtol=1e-3)
+        assert (found.agree == agree).all() and (found.right == (top == labels)).all()
+    assert e._room >= 0 or not e._recent
+    assert found.kl.mean() > 1e-5, "the model is too insensitive for these tests to mean anything"
+
+
+def test_nothing_reduced_is_nothing_lost(model, images):
+    score = Evaluator(model, images).score(())
+    assert score.kl.max() == 0 and score.agree.all() and score.right is None
+
+
+def test_chunks_are_run_once_and_joined_in_order(model, images, monkeypatch):
+    e = Evaluator(model, images, chunk=8)
+    ran, run = [], Evaluator._run
+    monkeypatch.setattr(
+        Evaluator, "_run", lambda s, steps, chunks: (ran.append(list(chunks)), run(s, steps, chunks))[1]
+    )
+    part, whole = e.score(PLANS[1], [1]), e.score(PLANS[1])
+    assert ran == [[1], [0, 2]]
+    assert (whole.kl[8:16] == part.kl).all() and len(e.score(PLANS[1]).kl) == 24 and len(ran) == 2
+
+
+def test_shared_first_steps_are_not_run_again(model, images, monkeypatch):
+    e = Evaluator(model, images, chunk=24)
+    e.score(plan(topk1=50, tome3=30))
+    starts, start = [], Evaluator._start
+    monkeypatch.setattr(Evaluator, "_start", lambda s, *a: (starts.append(start(s, *a)), starts[-1])[1])
+    e.score(plan(topk1=50, tome3=27))
+    e.score(plan(topk1=40, tome3=27))
+    assert [(done, block) for done, block, _ in starts] == [(1, 2), (0, 1)]
+
+
+def test_bf16_compares_like_with_like(model, images):
+    full, half = Evaluator(model, images), Evaluator(model, images, bf16=True)
+    assert half.score(()).kl.max() == 0
+    a, b = (e.score(plan(tome1=34)).kl.mean() for e in (full, half))
+    assert b == pytest.approx(a, rel=0.3)
+
+
+def test_candidates_are_a_front_of_unseen_losses(model, images, table):
+    labels = np.arange(24) % 7
+    shares = []
+    found = plan_candidates(
+        model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=25,
+        progress=lambda share, text: shares.append(share),
+    )  # fmt: skip
+    assert found == plan_candidates(model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=25)
+    assert all(b.predicted_ms > a.predicted_ms and b.search_kl < a.search_kl for a, b in itertools.pairwise(found))
+    dense = 2.0 + 6 * 65
+    assert any(c.predicted_ms <= dense / 1.3 for c in found)
+    # What is reported is of the kept-back part of the same shuffle.
+    order = np.random.default_rng(0).permutation(24)
+    unseen = images[order][-found[0].images :]
+    for c in found:
+        kl, agree, _ = direct(model, unseen, c.steps)
+        assert c.kl == pytest.approx(kl.mean(), rel=1e-3, abs=1e-6) and c.agreement == agree.mean()
+        assert c.kl_low <= c.kl <= c.kl_high and 0 < c.macs_ratio < 1 and c.drop is not None
+        assert c.speedup == pytest.approx(dense / c.predicted_ms)
+        adapt(model, c.steps)  # builds, and lands on its counts
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_the_search_is_no_worse_than_one_cut(model, images, table):
+    found = plan_candidates(model, images, None, table, methods=("tome",), latency_ms=300.0, evaluations=40)
+    one = Evaluator(model, images[np.random.default_rng(0).permutation(24)], chunk=6)
+    block = 6 // 4
+    for n in default_counts(table, 65, 1):
+        steps = plan(**{f"tome{block}": n})
+        if n < 34 or (ms := table.predict(adapt(model, steps).schedule, {block: "tome"})) > 300:
+            continue
+        loss = one.score(steps, range(2)).kl.mean()
+        assert min(c.search_kl for c in found if c.predicted_ms <= 300) <= loss * 1.2 + 1e-9, (n, ms)
+    assert all(c.drop is None for c in found)
+
+
+def test_default_counts_avoid_slow_ones():
+    n = list(range(3, 198))
+    stairs = Curve(tokens=n, ms=[float(-(-x // 64)) for x in n])
+    t = LatencyTable(fixed_ms=0, block=stairs, attention=stairs)
+    counts = default_counts(t, 197, 1)
+    assert {64, 128, 192} <= set(counts) and counts[0] == 3 and counts[-1] < 197
+    hump = Curve(tokens=n, ms=[9.0 if 100 <= x <= 120 else x / 100 for x in n])
+    assert not set(range(100, 121)) & set(default_counts(LatencyTable(fixed_ms=0, block=hump, attention=hump), 197, 1))
+
+
+def test_bad_arguments_are_named(model, images, table):
+    for kwargs, what in [
+        ({"methods": ["tomee"]}, "tomee"),
+        ({"max_drop": 1.0, "speedup": 2.0}, "one budget"),
+    ]:
+        with pytest.raises(InputError, match=what):
+            plan_candidates(model, images, None, table, **kwargs)
+    with pytest.raises(InputError, match="8 images"):
+        plan_candidates(model, images[:3], None, table)
+    assert "tome" in METHODS
+
+
+def test_a_budget_of_no_time_still_plans(model, images, table):
+    assert plan_candidates(model, images, None, table, methods=("tome",), budget_seconds=0.01)
