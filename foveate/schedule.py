@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Self
 
 from foveate.errors import InputError
@@ -13,8 +13,8 @@ from foveate.errors import InputError
 class Schedule:
     """Token counts of a model, prefix tokens included.
 
-    `start` tokens enter block 0; `after[l]` are left when block l's reducer, between its attention and its MLP, is done.
-    So block l runs attention on `before[l]` tokens and its MLP on `after[l]`.
+    `start` tokens enter block 0; `after[l]` are left when block l's reducer, between its attention and its MLP, is
+    done. So block l runs attention on `before[l]` tokens and its MLP on `after[l]`.
     """
 
     start: int
@@ -65,10 +65,11 @@ class Schedule:
 
     @classmethod
     def remove(cls, start: int, counts: Sequence[int], prefix: int = 1) -> Self:
-        """Remove `counts[l]` tokens in block l, as ToMe does: at most half of the patches, clipped silently."""
+        """Remove `counts[l]` tokens in block l, as ToMe does: clipped to half of the patches and to two left."""
         after, now = [], start
         for count in counts:
-            now -= min(count, (now - prefix) // 2)
+            patches = now - prefix
+            now -= min(count, patches // 2, max(0, patches - 2))
             after.append(now)
         return cls(start, tuple(after), prefix)
 
@@ -100,6 +101,31 @@ class Schedule:
             after.append(now)
         return cls(start, tuple(after), prefix)
 
+    @classmethod
+    def powers(cls, start: int, depth: int, ratio: float, blocks: Sequence[int], prefix: int = 1) -> Self:
+        """Top-K's and DynamicViT's schedule: at stage s, int(ratio^s x the patches of the start) are kept.
+
+        DynamicViT cuts before a block; that is after the block in front of it, but for that block's MLP.
+        """
+        patches = start - prefix
+        stages = enumerate(sorted(blocks), 1)
+        return cls.cut(start, depth, {block: prefix + int(ratio**s * patches) for s, block in stages}, prefix)
+
+    @classmethod
+    def stages(cls, start: int, depth: int, r: int, blocks: Sequence[int], prefix: int = 1) -> Self:
+        """PPT's schedule: `r` tokens removed in each of `blocks`, clipped to half of the patches."""
+        return cls.remove(start, [r if block in blocks else 0 for block in range(depth)], prefix)
+
+    @classmethod
+    def pomt(cls, start: int, depth: int, r: int, block: int = 3, prefix: int = 1) -> Self:
+        """POMT's schedule: all `r` tokens removed in one block."""
+        return cls.cut(start, depth, {block: start - r}, prefix)
+
+    @classmethod
+    def capped(cls, start: int, counts: Sequence[int], prefix: int = 1) -> Self:
+        """DiffRate's lists: tokens after every block, none more than before it."""
+        return cls(start, tuple(accumulate((start, *counts), min))[1:], prefix)
+
 
 def macs(
     schedule: Schedule,
@@ -112,8 +138,8 @@ def macs(
 ) -> int:
     """Multiply-accumulates of one image through a plain ViT, reduction itself not counted (pomt.md, section 4.1).
 
-    F = 3 p^2 P C + sum_l (4 n_l C^2 + 2 n_l^2 C + 2 mlp_ratio m_l C^2) + C classes, with n_l tokens in the attention and
-    m_l in the MLP of block l. `foveate.macs_of` counts a real model with torch's FlopCounterMode.
+    F = 3 p^2 P C + sum_l (4 n_l C^2 + 2 n_l^2 C + 2 mlp_ratio m_l C^2) + C classes, with n_l tokens in the attention
+    and m_l in the MLP of block l. `foveate.adapters.macs.macs_of` counts a real model with torch's FlopCounterMode.
     """
     total = 3 * patch_size**2 * patches * width + width * classes
     for n, m in zip(schedule.before, schedule.after, strict=True):

@@ -1,7 +1,7 @@
 """Files of weights: read with care, compared with the model by name and shape, checked for NaN and infinity."""
 
 import hashlib
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,16 +90,16 @@ def sha256_of(model: nn.Module) -> str:
 
 
 def _unpickled(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass  # holds more than tensors (a training script's arguments, say), or is broken
-    except (OSError, EOFError, RuntimeError, ValueError) as e:
-        raise InputError(f"weights {path} cannot be read: {first_line(e)}") from None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as e:  # a pickle can raise anything
-        raise InputError(f"weights {path} cannot be unpickled: {first_line(e)}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an unusual pickle is unusual: what it holds is checked below
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # holds more than tensors (a training script's arguments, say), or is broken
+            pass
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as e:  # a pickle can raise anything
+            raise InputError(f"weights {path} cannot be unpickled: {first_line(e)}") from None
 
 
 def _state_of(content: object, path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,310 @@
+"""Loading models: what fits is loaded whole, what does not is refused with its name, and random weights say so."""
+
+import argparse
+import pickle
+import struct
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from foveate.adapters import load as module
+from foveate.adapters import weights as weights_module
+from foveate.adapters.load import BUNDLED, BUNDLED_CLASSES, BUNDLED_FILE, load, model_ref, sha256_of
+from foveate.errors import InputError, NotAvailable
+
+NAME = "vit_tiny_patch16_224"
+SMALL = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
+EIGHT = {**SMALL, "num_classes": 8}
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(0)
+    return timm.create_model(NAME, **EIGHT).state_dict()
+
+
+@pytest.fixture
+def file(tmp_path, state):
+    save_file(state, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def saved(tmp_path, state):
+    save_file(state, tmp_path / "changed.safetensors")
+    return tmp_path / "changed.safetensors"
+
+
+def test_a_file_is_loaded_whole_and_its_head_tells_the_classes(file, state):
+    loaded = load(NAME, weights=file, **SMALL)
+    assert all(torch.equal(v, state[k]) for k, v in loaded.model.state_dict().items())
+    assert not loaded.model.training
+    assert loaded.ref.weights == "file"
+    assert loaded.ref.kwargs == EIGHT
+    assert (loaded.ref.tokens, loaded.ref.depth, loaded.ref.prefix) == (5, 2, 1)
+    assert loaded.classes is None
+    assert loaded.note is None
+
+
+def test_the_digest_is_of_the_weights(file, state, tmp_path):
+    first = load(NAME, weights=file, **SMALL)
+    assert first.ref.sha256 == load(NAME, weights=str(file), **SMALL).ref.sha256 == sha256_of(first.model)
+    state["norm.bias"][3] += 1
+    assert load(NAME, weights=saved(tmp_path, state), **SMALL).ref.sha256 != first.ref.sha256
+    renamed = torch.nn.ModuleDict({"other": first.model})
+    assert sha256_of(renamed) != first.ref.sha256
+
+
+def test_half_precision_files_are_float32_in_memory(tmp_path, state):
+    half = {k: v.half() for k, v in state.items()}
+    model = load(NAME, weights=saved(tmp_path, half), **SMALL).model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.norm.weight, half["norm.weight"].float())
+
+
+def test_preprocessing_is_the_weights_own_at_the_models_size(file):
+    """AugReg normalises with 0.5, the default tag of this name; DeiT does not."""
+    plain = load(NAME, weights=file, **SMALL).preprocess
+    assert plain.mean == plain.std == (0.5, 0.5, 0.5)
+    assert plain.size == (32, 32)
+    assert plain.interpolation == "bicubic"
+    deit = load("deit_tiny_patch16_224", random_weights=True, **SMALL).preprocess
+    assert deit.mean == pytest.approx((0.485, 0.456, 0.406))
+
+
+def test_random_weights_are_seeded_and_said_loudly():
+    one, two = (load(NAME, random_weights=True, **EIGHT) for _ in range(2))
+    assert one.ref.sha256 == two.ref.sha256 != load(NAME, random_weights=True, seed=1, **EIGHT).ref.sha256
+    assert one.ref.weights == "random"
+    assert one.note is not None
+    assert one.note.startswith("random weights")
+    torch.manual_seed(5)
+    want = torch.rand(1)
+    torch.manual_seed(5)
+    load(NAME, random_weights=True, **EIGHT)
+    assert torch.equal(torch.rand(1), want)  # the caller's random state is not touched
+
+
+def test_a_thousand_classes_have_imagenets_names():
+    loaded = load(NAME, random_weights=True, **SMALL)
+    assert loaded.classes is not None
+    assert len(loaded.classes) == 1000
+    assert loaded.classes[0] == "tench, Tinca tinca"
+
+
+def test_dinov3_is_given_the_one_size_that_a_schedule_needs():
+    loaded = load("vit_small_patch16_dinov3", random_weights=True, **{**SMALL, "embed_dim": 64})
+    assert loaded.ref.kwargs["dynamic_img_size"] is False
+    assert loaded.ref.tokens == 4 + 5
+    with pytest.raises(InputError, match="dynamic_img_size=True"):
+        load("vit_small_patch16_dinov3", random_weights=True, dynamic_img_size=True, **SMALL)
+
+
+def test_the_callers_own_model_has_a_reference_too():
+    model = VisionTransformer(**EIGHT, patch_size=16)
+    ref = model_ref(model)
+    assert (ref.name, ref.weights, ref.tokens) == ("VisionTransformer", "object", 5)
+    assert ref.sha256 == sha256_of(model)
+
+
+# The bundled model.
+def test_bundled_options_and_classes():
+    loaded = load(random_weights=True, depth=1)
+    assert loaded.ref.name == BUNDLED
+    assert (loaded.ref.tokens, loaded.ref.kwargs["num_classes"]) == (197, 10)
+    assert loaded.classes == BUNDLED_CLASSES
+    assert loaded.preprocess.mean == (0.5, 0.5, 0.5)
+    assert loaded.preprocess.crop_pct == pytest.approx(224 / 248)
+
+
+def test_bundled_weights_load_or_say_what_is_missing(monkeypatch, tmp_path):
+    (tmp_path / "assets").mkdir()
+    monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match=f"{BUNDLED_FILE} are not part of this installation"):
+        load()
+    state = load(random_weights=True).model.state_dict()
+    save_file({k: v.half() for k, v in state.items()}, tmp_path / "assets" / BUNDLED_FILE)
+    loaded = load()
+    assert loaded.ref.weights == "bundled"
+    assert loaded.note is None
+
+
+# Names and options.
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vit_tiny_patch16_225", {}, r"unknown model 'vit_tiny_patch16_225'; did you mean vit_tiny_patch16_224"),
+        ("clothingvit", {}, "did you mean clothing_vit"),
+        ("qqqqqqqqqqqq", {}, "known: clothing_vit and timm's models"),
+        (f"{NAME}.nope", {}, r"Invalid pretrained tag \(nope\)"),
+        ("resnet18", {}, r"no adapter for timm\.models\.resnet\.ResNet"),
+        ("swin_tiny_patch4_window7_224", {}, "no adapter for .*SwinTransformer"),
+        (NAME, {"speed": 3}, f"cannot build {NAME} with speed=3: .*unexpected keyword argument 'speed'"),
+        (NAME, {"num_heads": 5}, f"cannot build {NAME} with num_heads=5"),
+        (NAME, {"global_pool": "max"}, "pooling 'max' is not supported"),
+        (NAME, {"img_size": (32, 32)}, r"model option img_size=\(32, 32\); allowed"),
+    ],
+)
+def test_names_and_options_are_checked_before_anything_is_fetched(name, options, message):
+    with pytest.raises(InputError, match=message) as e:
+        load(name, random_weights=name != f"{NAME}.nope", **options)
+    assert "\n" not in str(e.value)
+
+
+def test_weights_and_random_weights_exclude_each_other(file):
+    with pytest.raises(InputError, match="not both"):
+        load(NAME, weights=file, random_weights=True)
+
+
+# The hub.
+def test_no_network_is_one_line_that_says_what_to_do(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        NotAvailable, match=r"weights of vit_tiny_patch16_224: no network.*--weights FILE.*--random-weights"
+    ) as e:
+        load(NAME)
+    assert "\n" not in str(e.value)
+
+
+def test_without_a_network_the_hub_is_not_waited_for(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *a: (_ for _ in ()).throw(OSError("no name")))
+    with module._no_waiting():
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(module.urllib.request, "getproxies", lambda: {"https": "proxy"})
+    with module._no_waiting():
+        assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_model_without_published_weights_is_named():
+    bare = next(n for n in timm.list_models("vit_*") if not timm.list_pretrained(f"{n}.*"))
+    with pytest.raises(
+        InputError, match=f"no pretrained weights '{bare}': timm has no weights for it|no adapter|block 0"
+    ):
+        load(bare, depth=1)
+
+
+def test_hub_weights_are_taken_and_the_tag_written_down(monkeypatch):
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **kwargs: real(name, False, **kwargs))
+    ref = load(NAME, **EIGHT).ref
+    assert (ref.name, ref.weights) == (f"{NAME}.augreg_in21k_ft_in1k", "hub")
+
+
+# Files that do not fit or are broken.
+def test_a_mismatch_names_the_first_keys_and_counts_them(tmp_path, state):
+    for key in ("norm.weight", "norm.bias", "blocks.0.norm1.bias", "blocks.0.norm1.weight"):
+        del state[key]
+    state["extra"] = torch.zeros(1)
+    state["pos_embed"] = torch.zeros(1, 10, 32)
+    with pytest.raises(InputError) as e:
+        load(NAME, weights=saved(tmp_path, state), **SMALL)
+    text = str(e.value)
+    assert "4 missing (blocks.0.norm1.weight, blocks.0.norm1.bias, norm.weight, ...)" in text
+    assert "1 unexpected (extra)" in text
+    assert "1 of another shape (pos_embed [1, 10, 32] for [1, 5, 32])" in text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, state, bad):
+    state["blocks.1.mlp.fc1.weight"][0, :2] = bad
+    with pytest.raises(InputError, match=r"2 of 4096 values of blocks\.1\.mlp\.fc1\.weight are NaN or infinite"):
+        load(NAME, weights=saved(tmp_path, state), **SMALL)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 200, -1])
+def test_a_truncated_file_is_refused(file, kept):
+    data = file.read_bytes()
+    file.write_bytes(data[:kept] if kept >= 0 else data[:-100])
+    with pytest.raises(InputError, match=r"small\.safetensors are not a whole safetensors file"):
+        load(NAME, weights=file, **SMALL)
+
+
+def test_a_header_that_lies_is_refused(file):
+    data = file.read_bytes()
+    file.write_bytes(struct.pack("<Q", 2**40) + data[8:])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        load(NAME, weights=file, **SMALL)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load(NAME, weights=tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match="is a folder"):
+        load(NAME, weights=tmp_path)
+    (tmp_path / "weights.h5").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"unknown type '\.h5'; allowed: \.safetensors"):
+        load(NAME, weights=tmp_path / "weights.h5")
+
+
+# Pickles.
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+def test_pickles_need_a_flag(tmp_path, state, wrap):
+    path = tmp_path / "small.pth"
+    torch.save(wrap(state), path)
+    with pytest.raises(InputError, match=r"small\.pth are a pickle, which can run code; allow it with --allow-pickle"):
+        load(NAME, weights=path, **SMALL)
+    loaded = load(NAME, weights=path, allow_pickle=True, **SMALL)
+    assert all(torch.equal(v, state[k]) for k, v in loaded.model.state_dict().items())
+
+
+def test_a_training_scripts_arguments_do_not_stand_in_the_way(tmp_path, state):
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": state, "args": argparse.Namespace(lr=1)}, path)
+    assert load(NAME, weights=path, allow_pickle=True, **SMALL).ref.tokens == 5
+
+
+def test_safe_unpickling_is_tried_first(tmp_path, state, monkeypatch):
+    path = tmp_path / "small.pt"
+    torch.save(state, path)
+    real, seen = torch.load, []
+
+    def spy(*args, **kwargs):
+        seen.append(kwargs["weights_only"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(weights_module.torch, "load", spy)
+    load(NAME, weights=path, allow_pickle=True, **SMALL)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps(7), pickle.dumps({"a": 1})])
+def test_pickles_that_hold_no_tensors_are_refused(tmp_path, content):
+    path = tmp_path / "odd.bin"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"odd\.bin"):
+        load(NAME, weights=path, allow_pickle=True, **SMALL)
+
+
+def test_a_truncated_pickle_is_refused(tmp_path, state):
+    path = tmp_path / "cut.pth"
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"cut\.pth"):
+        load(NAME, weights=path, allow_pickle=True, **SMALL)
+
+
+# The real checkpoint.
+@pytest.mark.data
+def test_the_real_checkpoint_loads_strictly(data_root):
+    from PIL import Image
+
+    path = data_root / "weights" / f"{NAME}.augreg_in21k_ft_in1k.safetensors"
+    loaded = load(NAME, weights=path)
+    assert loaded.classes is not None
+    assert (loaded.ref.tokens, loaded.ref.kwargs["num_classes"]) == (197, 1000)
+    assert loaded.preprocess.crop_pct == pytest.approx(0.9)
+    photo = Image.open(data_root / "hires" / "photo_truck_1800x1200.jpg")
+    with torch.no_grad():
+        logits = loaded.model(torch.from_numpy(loaded.preprocess(photo))[None])[0]
+    best = [loaded.classes[i] for i in logits.topk(5).indices]
+    assert any("truck" in name or "pickup" in name for name in best)
