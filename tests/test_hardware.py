@@ -225,9 +225,9 @@ def test_hyper_threads_count_once(tmp_path):
 
 
 def test_peaks_say_what_was_measured():
-    from foveate.hardware.peaks import peaks
+    from foveate.hardware.peaks import measure_peaks
 
-    found = peaks(threads=1, seconds=0.01, size=64, copy_mib=1)
+    found = measure_peaks(threads=1, seconds=0.01, size=64, copy_mib=1)
     assert [(r.name, r.unit) for r in found] == [
         ("peak_matmul_fp32", "GFLOP/s"),
         ("peak_matmul_bf16", "GFLOP/s"),

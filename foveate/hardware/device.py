@@ -74,7 +74,7 @@ def usable_cpus() -> set[int]:
 
 
 def quota_cpus(root: Path = ROOT) -> float | None:
-    """CPUs' worth of time the control group grants (the tightest v2 `cpu.max` on the way up, v1 `cfs_quota`), or None."""
+    """CPUs' worth of time the control group grants (tightest v2 `cpu.max` on the way up, v1 `cfs_quota`), or None."""
     found = []
     for text in _up_the_groups(root, "cpu.max"):
         limit, _, period = text.partition(" ")

@@ -12,7 +12,9 @@ from foveate.hardware.device import default_threads
 from foveate.result import Result
 
 
-def peaks(*, threads: int | None = None, seconds: float = 0.5, size: int = 1536, copy_mib: int = 128) -> list[Result]:
+def measure_peaks(
+    *, threads: int | None = None, seconds: float = 0.5, size: int = 1536, copy_mib: int = 128
+) -> list[Result]:
     """Peak of a large matrix product (GFLOP/s, one multiply-add is two) and of a large copy (GB/s, read plus write).
 
     With torch where it can be imported (fp32 and bf16, `threads` threads), else with numpy (fp32, its own threads).
