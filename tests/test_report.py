@@ -1,0 +1,486 @@
+"""The report shows what the folder holds, all of it escaped, and nothing from anywhere else."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from foveate.errors import InputError
+from foveate.plan import ModelRef, Plan, Step
+from foveate.report import page as report_page
+from foveate.report import write_comparison, write_report
+from foveate.report.overlay import draw, outline, runs
+from foveate.report.words import fixed, number, ratios
+from foveate.result import Result, write_results
+
+PLOTLY = report_page._plotly
+GRID = (14, 14)
+STEPS = (
+    Step(block=3, method="tome", tokens=150),
+    Step(block=6, method="tome", tokens=112),
+    Step(block=9, method="topk", tokens=80),
+)
+ORIGIN = {
+    "cpu": "Example CPU 3000", "cores": 2, "threads": 2, "instruction_sets": ["avx2", "avx512f", "amx_bf16"],
+    "governor": "performance", "torch": "2.15.0", "timm": "1.0.31", "openvino": "2026.4.0", "seed": 0,
+}  # fmt: skip
+
+
+def photo(seed: int, size: int = 224) -> Image.Image:
+    """A picture with flat and busy parts."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    sky = np.stack([120 + 80 * y, 150 + 60 * y, 200 - 40 * x], -1)
+    image = Image.fromarray((sky + rng.normal(0, 3, sky.shape)).clip(0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
+    for _ in range(9):
+        cx, cy, r = (int(v) for v in rng.integers((40, 40, 10), (184, 184, 45)))
+        pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=tuple(rng.integers(30, 230, 3).tolist()))
+    return image
+
+
+def jpeg(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def source_maps(image: Image.Image, steps=STEPS, prefix: int = 1) -> dict[str, list[int]]:
+    """Merging by colour, two halves matched as in ToMe; `topk` drops the patches nearest to the mean colour."""
+    colour = np.asarray(image.convert("RGB").resize(GRID[::-1], Image.Resampling.BOX), float).reshape(-1, 3)
+    owner, maps = np.arange(len(colour)), {}
+    for step in steps:
+        ids = np.unique(owner[owner >= 0])
+        means = np.stack([colour[owner == i].mean(0) for i in ids])
+        many = len(ids) - (step.tokens - prefix)
+        if step.method == "topk":
+            for i in ids[np.argsort(np.linalg.norm(means - colour.mean(0), axis=1))[:many]]:
+                owner[owner == i] = -1
+        else:
+            a, b = np.arange(len(ids))[::2], np.arange(len(ids))[1::2]
+            far = np.linalg.norm(means[a][:, None] - means[b][None], axis=-1)
+            for k in np.argsort(far.min(1))[:many]:
+                owner[owner == ids[a[k]]] = ids[b[far[k].argmin()]]
+        maps[str(step.block)] = owner.tolist()
+    return maps
+
+
+def make_results(labels: bool = True, curves: bool = True) -> list[Result]:
+    rng = np.random.default_rng(0)
+    where = {"runtime": "openvino", "precision": "bf16", "batch": 1}
+
+    def result(name, value, unit, **more):
+        tags = {k: more.pop(k) for k in list(more) if k not in ("low", "high", "level", "n")}
+        return Result(name=name, value=value, unit=unit, tags=tags, origin=ORIGIN, **more)
+
+    rows = [
+        result("latency", 5.137, "ms", n=700, plan="dense", stage="verify", p90=5.412, p99=6.093, **where),
+        result("latency", 3.921, "ms", n=700, plan="chosen", stage="verify", p90=4.108, p99=4.877, **where),
+        result("speedup", 1.308, "x", low=1.283, high=1.337, level=0.99, n=700, plan="chosen", baseline="dense",
+               stage="verify", **where),
+        result("macs", 1.2582, "GMAC", plan="dense"),
+        result("macs", 0.8681, "GMAC", plan="chosen"),
+        result("parity", 61.7, "dB", n=84, plan="chosen", agreement=1.0),
+        result("agreement", 0.976, "share", low=0.917, high=0.993, level=0.95, n=84, plan="chosen", split="unseen"),
+        result("kl", 0.0213, "nats", low=0.0148, high=0.0302, level=0.95, n=84, plan="chosen", split="unseen"),
+        result("peak_matmul_fp32", 163.2, "GFLOP/s", n=9, what="1536 x 1536 matrix product", precision="fp32"),
+        result("peak_matmul_bf16", 1214.0, "GFLOP/s", n=9, what="1536 x 1536 matrix product", precision="bf16"),
+        result("peak_copy", 21.4, "GB/s", n=9, what="copy of 128 MiB"),
+    ]  # fmt: skip
+    if labels:
+        rows += [
+            result("accuracy", 0.881, "share", low=0.795, high=0.934, level=0.95, n=84, plan="chosen", split="unseen"),
+            result("accuracy", 0.885, "share", low=0.8, high=0.937, level=0.95, n=84, plan="dense", split="unseen"),
+            result("drop", 0.4, "points", low=-0.8, high=1.6, level=0.95, n=84, plan="chosen", split="unseen"),
+        ]
+    for runtime, precision, ms, same, reason in [
+        ("openvino", "bf16", 5.21, 0.99, None), ("openvino", "fp32", 9.86, 1.0, None),
+        ("onnxruntime", "fp32", 10.44, 1.0, None), ("eager", "fp32", 13.07, 1.0, None),
+        ("eager", "bf16", 8.52, 0.98, None), ("compile", "fp32", None, None, "no C++ compiler was found"),
+        ("onnxruntime", "int8", None, None, "left out of auto: changes every layer's numbers"),
+    ]:  # fmt: skip
+        rows.append(
+            result("runtime", ms or 0.0, "ms", runtime=runtime, precision=precision, available=ms is not None,
+                   reason=reason, agreement=same, chosen=(runtime, precision) == ("openvino", "bf16"))
+        )  # fmt: skip
+    if curves:
+        for n in (*range(16, 197, 12), 80, 112, 150, 197):
+            step = 0.02 * (n // 32 + 1) + n * 0.0011
+            rows.append(result("curve", step, "ms", tokens=n, kind="block", n=30, **where))
+    tried = []
+    for i in range(60):
+        ratio = float(rng.uniform(0.42, 0.97))
+        kl = float(0.25 * (1 - ratio) ** 2.2 * np.exp(rng.normal(0, 0.5)) + 0.0008)
+        tried.append((ratio, kl, f"tome to {int(197 * ratio)} after block {4 + i % 5}, topk to 64 after block 11"))
+    tried.append((0.69, 0.0178, ", ".join(map(str, STEPS))))
+    for i, (ratio, kl, label) in enumerate(sorted(tried)[::-1]):
+        chosen, measured = label == ", ".join(map(str, STEPS)), i % 9 == 0
+        ms = 5.2 * (0.18 + 0.82 * ratio)
+        best_here = [k for r, k, _ in tried if r <= ratio]
+        rows.append(
+            result("candidate", ms, "ms", plan=label, kl=kl, agreement=float(np.exp(-2.2 * kl)),
+                   drop=float(60 * kl + rng.normal(0, 0.3)) if labels else None,
+                   predicted_ms=ms * (1 + 0.03 * float(rng.normal())), measured=measured or chosen, macs_ratio=ratio,
+                   method="tome", chosen=chosen, frontier=kl <= min(best_here), **where)
+        )  # fmt: skip
+    return rows
+
+
+def write_folder(
+    folder: Path,
+    *,
+    labels: bool = True,
+    faster: bool = True,
+    weights: str = "bundled",
+    photos: dict[str, Image.Image] | None = None,
+    **verdict,
+) -> Path:
+    """A folder as `foveate fit` leaves it, without the model file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ref = ModelRef(name="clothing_vit", weights=weights, tokens=197, depth=12, prefix=1)
+    Plan(
+        model=ref, steps=STEPS if faster else (), runtime="openvino", precision="bf16", threads=2, planner="pareto"
+    ).save(folder / "plan.json")
+    rows = make_results(labels)
+    if not faster:
+        rows = [r for r in rows if r.tags.get("plan") != "chosen" and not r.tags.get("chosen", False)]
+    write_results(folder / "results.jsonl", rows)
+    told = {
+        "outcome": "faster" if faster else "dense", "reason": "no plan within one point was faster", "seconds": 151.2,
+        "random_weights": weights == "random", "command": "foveate fit", "speedup": None,
+    }  # fmt: skip
+    (folder / "verdict.json").write_text(json.dumps(told | verdict))
+    if faster:
+        pictures = []
+        for name, image in (photos or {f"photo-{i}.jpg": photo(i) for i in range(2)}).items():
+            pictures.append(
+                {"name": name, "jpeg_base64": base64.b64encode(jpeg(image)).decode(),
+                 "dense": [["shirt", 0.913], ["t-shirt", 0.061], ["longsleeve", 0.012]],
+                 "reduced": [["shirt", 0.874], ["t-shirt", 0.094], ["longsleeve", 0.019]],
+                 "blocks": source_maps(image)}
+            )  # fmt: skip
+        (folder / "overlays.json").write_text(json.dumps({"grid": GRID, "images": pictures}))
+    return folder
+
+
+class Page(HTMLParser):
+    """Text, elements, and the page without the plotting library."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.inside: list[str] = []
+        self.scripts: dict[str | None, str] = {}
+        self._script: str | None = None
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside.append(tag)
+        self._script = dict(attrs).get("id")
+
+    def handle_endtag(self, tag):
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        last = self.inside[-1] if self.inside else ""
+        if last in ("script", "style"):
+            self.scripts[self._script or f"{last} {len(self.scripts)}"] = data
+        else:
+            self.words.append(data)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_plotly():
+    """The library is 4.8 MB; one test, and the browser's, put it into the page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("foveate.report.page._plotly", lambda: "var Plotly;")
+        yield
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    return Page(write_report(write_folder(tmp_path_factory.mktemp("fit") / "out")))
+
+
+def test_the_verdict_comes_first_with_its_interval_and_its_cost(page):
+    head = page.text.index("Key figures")
+    for words in (
+        "1.31 \u00d7 faster", "99 % interval 1.28 to 1.34 over 700 paired runs", "0.4 points of top-1 lost",
+        "95 % interval \u22120.8 to 1.6", "84 photographs the planner did not see", "openvino bf16, batch 1, 2 threads",
+    ):  # fmt: skip
+        assert words in page.text[:head], words
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["3.92 ms", "5.14", "4.11", "6.09", "4.88", "0.868 GMAC", "0.69 of dense", "88.1 %", "88.5 %", "79.5 to 93.4",
+     "97.6 %", "0.0213 nats", "61.7 dB", "9.86", "13.1", "no C++ compiler was found", "Example CPU 3000", "avx512f",
+     "2026.4.0", "1,214", "443 GFLOP/s", "36 % of the bf16 peak", "150", "112", "tome", "topk", "2 min 31 s",
+     "shirt", "87.4 %", "foveate.open", "foveate run DIR photo.jpg"],
+)  # fmt: skip
+def test_every_figure_of_the_files_is_shown(page, words):
+    assert words in page.text
+
+
+def test_plots_hold_what_was_measured(page):
+    figures = json.loads(page.scripts["figures"])
+    curve = figures["curve"][0]["data"]
+    assert curve[1]["x"] == [197, 150, 112, 80]
+    measured = {r.tags["tokens"]: r.value for r in make_results() if r.name == "curve"}
+    assert curve[1]["y"] == pytest.approx([measured[n] for n in (197, 150, 112, 80)])
+    views = {v["label"]: v for v in figures["tried"]}
+    assert set(views) == {"Points lost", "KL", "Same answer"}
+    candidates = [r for r in make_results() if r.name == "candidate"]
+    assert sum(len(t["x"]) for t in views["KL"]["data"] if t["mode"] == "markers") == len(candidates) + 1
+    for name, tag in (("KL", "kl"), ("Points lost", "drop")):
+        line = next(t for t in views[name]["data"] if t["mode"] == "lines")
+        every = [(r.value, r.tags[tag]) for r in candidates]
+        undominated = [p for p in every if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in every)]
+        assert list(zip(line["x"], line["y"])) == sorted(undominated)
+    check = next(t for t in views["Points lost"]["data"] if t.get("name") == "check")
+    assert (check["x"], check["y"]) == ([3.921], [0.4])
+    assert check["error_y"]["array"] == pytest.approx([1.2]) and check["error_y"]["arrayminus"] == pytest.approx([1.2])
+
+
+def test_token_counts_of_the_overlays_are_the_plans(page):
+    assert page.text.count("150 tokens") >= 2 and page.text.count("80 tokens") >= 2
+    assert "the plan says" not in page.text
+
+
+def test_nothing_is_asked_of_the_network(page):
+    for tag, attrs in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href", "formaction"):
+            if tag == "script" and name == "src":
+                assert name not in attrs
+            if value := attrs.get(name):
+                assert value.startswith(("#", "data:image/")), (tag, name, value[:80])
+        assert not re.search(r"url\(", attrs.get("style") or "")
+        assert not any(name.startswith("on") for name in attrs), (tag, attrs)
+    for name, code in page.scripts.items():
+        if name != "plotly":
+            for word in ("@import", "url(", "fetch(", "XMLHttpRequest", "import(", "http:", "https:", "WebSocket"):
+                assert word not in code, (name, word)
+    policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
+
+
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)></script><!--"
+
+
+def test_text_from_files_stays_text(tmp_path):
+    folder = write_folder(tmp_path / "out", photos={EVIL: photo(0)}, command=EVIL, reason=EVIL)
+    rows = [
+        r.model_copy(update={"tags": {**r.tags, "plan": EVIL}, "origin": {**r.origin, "cpu": EVIL, EVIL: EVIL}})
+        if r.name == "candidate" else r for r in make_results()
+    ]  # fmt: skip
+    rows.append(Result(name="runtime", value=1, unit="ms", tags={"runtime": EVIL, "reason": EVIL, "available": False}))
+    write_results(folder / "results.jsonl", rows)
+    path = write_report(folder)
+    evil, clean = Page(path), Page(write_report(write_folder(tmp_path / "clean")))
+
+    def scripts(page):
+        return sum(tag == "script" for tag, _ in page.elements)
+
+    assert scripts(evil) == scripts(clean)
+    assert not any("onerror" in attrs for _, attrs in evil.elements)
+    assert "alert(1)" in evil.text
+    # Plotly reads tags in labels, so they reach it as entities.
+    tried = json.loads(evil.scripts["figures"])["tried"][0]["data"]
+    assert all("<script" not in text and "<img" not in text for t in tried for text in t.get("text", []))
+
+
+def test_the_plotting_library_is_inside_once(tmp_path, monkeypatch):
+    from plotly.offline import get_plotlyjs
+
+    monkeypatch.setattr("foveate.report.page._plotly", PLOTLY)
+    text = write_report(write_folder(tmp_path / "out")).read_text(encoding="utf-8")
+    assert text.count(get_plotlyjs().strip()[:200]) == 1
+    assert Page(tmp_path / "out" / "report.html").scripts["plotly"].strip() == get_plotlyjs().strip()
+
+
+def test_a_dense_outcome_says_so_and_why(tmp_path):
+    page = Page(write_report(write_folder(tmp_path / "out", faster=False)))
+    assert "Dense stays" in page.text and "No plan within one point was faster." in page.text
+    assert "best dense build is what stands in this folder" in page.text and "5.14 ms" in page.text
+    assert "Nothing is reduced: all 197 tokens go through all 12 blocks." in page.text
+    assert "faster, " not in page.text
+
+
+def test_random_weights_are_said_loudly_and_claim_nothing(tmp_path):
+    page = Page(write_report(write_folder(tmp_path / "out", weights="random")))
+    assert page.text.index("Random weights.") < page.text.index("1.31")
+    assert "points of top-1 lost (" not in page.text and "97.6 %" not in page.text and "87.4 %" not in page.text
+
+
+def test_without_labels_the_cost_is_agreement_and_kl(tmp_path):
+    page = Page(write_report(write_folder(tmp_path / "out", labels=False)))
+    assert "The same top-1 as the dense model on 97.6 % (95 % interval 91.7 to 99.3 %)" in page.text
+    assert "KL 0.0213 nats" in page.text
+    assert [v["label"] for v in json.loads(page.scripts["figures"])["tried"]] == ["KL", "Same answer"]
+
+
+def test_an_unproven_speedup_is_not_sold_as_one(tmp_path):
+    folder = write_folder(tmp_path / "out")
+    rows = [
+        r.model_copy(update={"low": 0.99, "value": 1.03, "high": 1.06}) if r.name == "speedup" else r
+        for r in make_results()
+    ]
+    write_results(folder / "results.jsonl", rows)
+    assert "this speed-up is not proven" in Page(write_report(folder)).text
+
+
+def test_missing_parts_are_left_out_and_named(tmp_path):
+    folder = write_folder(tmp_path / "out")
+    for name in ("overlays.json", "verdict.json"):
+        (folder / name).unlink()
+    page = Page(write_report(folder))
+    assert "overlays.json is not in the folder" in page.text and "verdict.json is not in the folder" in page.text
+    assert "1.31" in page.text
+    (folder / "results.jsonl").write_text("")
+    page = Page(write_report(folder))
+    for words in ("no candidates", "no latency curve", "no runtimes", "do not say where they were measured"):
+        assert words in page.text
+    assert "plotly" not in page.scripts  # 4.8 MB for nothing
+
+
+@pytest.mark.parametrize("kind", sorted({r.name for r in make_results()}))
+def test_any_one_kind_of_result_may_be_missing(tmp_path, kind):
+    folder = write_folder(tmp_path / "out", photos={"one.jpg": photo(1)})
+    write_results(folder / "results.jsonl", [r for r in make_results() if r.name != kind])
+    assert "The plan" in Page(write_report(folder)).text
+
+
+def damage(folder: Path, name: str, text: str | None) -> None:
+    if text is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name, text, named",
+    [
+        ("plan.json", None, "plan.json"), ("plan.json", "{", "plan.json"), ("results.jsonl", None, "results.jsonl"),
+        ("results.jsonl", "{}\n", "line 1"), ("verdict.json", "[", "verdict.json"),
+        ("overlays.json", '{"grid": [14, 14], "images": [{"name": "a.jpg", "jpeg_base64": "AAAA"}]}', "'a.jpg'"),
+        ("overlays.json", "{}", "overlays.json is damaged: grid"),
+    ],
+)  # fmt: skip
+def test_a_damaged_folder_is_refused_by_name(tmp_path, name, text, named):
+    folder = write_folder(tmp_path / "out")
+    damage(folder, name, text)
+    with pytest.raises(InputError, match=re.escape(named)):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_no_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        write_report(tmp_path / "none")
+
+
+def test_a_source_map_of_the_wrong_size_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "out")
+    told = json.loads((folder / "overlays.json").read_text())
+    told["images"][0]["blocks"]["3"].pop()
+    (folder / "overlays.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="block 3: 195 patches; the grid has 196"):
+        write_report(folder)
+
+
+def test_not_a_number_breaks_nothing(tmp_path):
+    folder = write_folder(tmp_path / "out")
+    rows = [r.model_copy(update={"value": float("nan")}) if r.name in ("kl", "curve") else r for r in make_results()]
+    text = "".join(json.dumps(r.model_dump()) + "\n" for r in rows)  # NaN as Python writes it
+    (folder / "results.jsonl").write_text(text)
+    json.loads(Page(write_report(folder)).scripts["figures"], parse_constant=pytest.fail)
+
+
+def test_cells_drawn_are_the_cells_owned():
+    # Two merged pairs, one dropped patch, three kept:   0 0 1 / 2 -1 3 / 4 4 5 in a 3 x 3 grid.
+    d = draw([0, 0, 1, 2, -1, 3, 4, 4, 5], (3, 3), jpeg(Image.new("RGB", (48, 48), (200, 30, 30))))
+    assert (d.tokens, d.kept, d.merged, d.gone) == (6, 4, 4, 1)
+    assert [r.path for r in d.regions] == ["M0 0h2v1h-2z", "M0 2h2v1h-2z"]
+    assert d.dropped == "M1 1h1v1h-1z"
+    assert all(abs(int(c) - v) < 4 for c, v in zip(re.findall(r"\d+", d.regions[0].colour), (200, 30, 30)))
+
+
+def test_an_outline_runs_once_around_its_region():
+    cells = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
+    path = outline(cells)
+    length = sum(abs(int(b) - int(a)) for a, b in re.findall(r"M(\d+) \d+H(\d+)", path))
+    length += sum(abs(int(b) - int(a)) for a, b in re.findall(r"M\d+ (\d+)V(\d+)", path))
+    assert length == 8  # an L of three cells
+    assert outline(cells & False) == runs(cells & False) == ""
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0.02134, "0.0213"), (1.308, "1.31"), (412.4, "412"), (4816.2, "4,816"), (-0.4, "\u22120.400"), (0, "0"),
+     (float("nan"), "\u2013"), (None, "\u2013"), (1e-9, "1.00e\u221209")],
+)  # fmt: skip
+def test_numbers_read_well(value, text):
+    assert number(value) == text
+
+
+def test_a_bound_is_never_rounded_onto_one():
+    assert ratios(1.31, 1.28, 1.34) == ["1.31", "1.28", "1.34"]
+    assert ratios(1.02, 1.004, 1.05) == ["1.020", "1.004", "1.050"]
+    assert ratios(1.0, 0.9, None) == ["1.00", "0.90", "\u2013"]
+    assert fixed(-0.04) == "0.0"
+
+
+def compare_results() -> list[Result]:
+    rows = []
+    for k, method in enumerate(["pareto", "tome", "topk", "evit", "pitome", "tofu", "pomt", "ats", "random"]):
+        for i, level in enumerate([0.74, 0.59, 0.45]):
+
+            def add(name, value, unit, spread=0.0, method=method, level=level):
+                low, high = (value - spread, value + spread) if spread else (None, None)
+                rows.append(Result(name=name, value=value, unit=unit, low=low, high=high, level=0.95, n=500,
+                                   tags={"method": method, "level": level}, origin=ORIGIN))  # fmt: skip
+
+            add("latency", 3.9 - 0.6 * i + 0.03 * k, "ms")
+            add("macs", level * 1.258, "GMAC")
+            add("speedup", 1.3 + 0.25 * i - 0.01 * k, "x", 0.02)
+            add("accuracy", 0.88 - 0.012 * (k + 1) * (i + 0.3), "share", 0.015)
+            add("drop", 1.2 * (k + 1) * (i + 0.3) - 0.36, "points", 1.5)
+            add("agreement", 0.98 - 0.015 * (k + 1) * (i + 0.3), "share", 0.01)
+            add("kl", 0.018 * (k + 1) * 2.6**i, "nats", 0.004)
+    return rows
+
+
+def test_compare_shows_every_method_at_every_level(tmp_path):
+    page = Page(write_comparison(compare_results(), tmp_path / "compare.html", title="clothing_vit <b>"))
+    assert "clothing_vit <b>" in page.text and "Scored on 500 photographs" in page.text
+    for words in ("pareto", "random", "1.30 1.28 to 1.32", "0.74", "0.0 \u22121.5 to 1.5"):
+        assert words in page.text
+    views = json.loads(page.scripts["figures"])["methods"]
+    assert [v["label"] for v in views] == ["Points lost", "Accuracy", "KL", "Same answer"]
+    assert all(len(v["data"]) == 9 for v in views)
+
+
+def test_compare_of_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="method and level"):
+        write_comparison([Result(name="latency", value=1, unit="ms")], tmp_path / "compare.html")
+
+
+LOADED = "import sys; from foveate.report import page, compare; print([m for m in sys.argv[1:] if m in sys.modules])"
+
+
+def test_reports_load_no_torch_and_nothing_heavy_before_they_are_needed():
+    heavy = ["torch", "timm", "plotly", "jinja2", "PIL"]
+    run = subprocess.run([sys.executable, "-c", LOADED, *heavy, "pydantic"], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "['pydantic']"  # which is loaded, and shows that the check can fail
