@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from foveate.report.read import Written
-from foveate.report.words import NONE, Table, fixed, number, percent, points
+from foveate.report.words import NONE, Table, fixed, number, percent
 from foveate.result import Result
 
 Trace = dict[str, Any]
@@ -139,6 +139,7 @@ class Loss:
 
     tag: str
     label: str
+    head: str  # of the table's column
     y_title: str
     scale: float  # from the tag's unit to the axis's
     text: str  # d3 format
@@ -146,9 +147,11 @@ class Loss:
 
 
 LOSSES = (
-    Loss("drop", "Points lost", "points of top-1 lost on labelled photographs", 1, ".1f", "low"),
-    Loss("kl", "KL", "KL to the dense model, nats", 1, ".3g", "low"),
-    Loss("agreement", "Same answer", "% of photographs with the dense model's top-1", 100, ".1f", "high"),
+    Loss("drop", "Points lost", "points lost", "points of top-1 lost on labelled photographs", 1, ".1f", "low"),
+    Loss("kl", "KL", "KL, nats", "KL to the dense model, nats", 1, ".3g", "low"),
+    Loss(
+        "agreement", "Same answer", "same top-1, %", "% of photographs with the dense model's top-1", 100, ".1f", "high"
+    ),
 )
 
 
@@ -163,7 +166,7 @@ def tried(written: Written) -> Figure | None:
     views = [_view(written, rows, loss, dense) for loss in losses]
     table = Table(
         "Every plan tried",
-        ["plan", "latency, ms", "measured", "predicted, ms", "MACs", *(loss.label for loss in losses)],
+        ["plan", "latency, ms", "measured", "predicted, ms", "share of MACs", *(loss.head for loss in losses)],
         numeric=(1, 3, 4, *range(5, 5 + len(losses))),
     )
     order = sorted(rows, key=lambda r: (not r.tags.get("chosen"), not r.tags.get("frontier"), r.value))
@@ -390,4 +393,4 @@ def _pairs(results: list[Result], method: str, x_name: str, y_name: str) -> list
     return sorted(pairs, key=lambda p: p[0].value)
 
 
-__all__ = ["Figure", "Key", "View", "curve", "methods", "tried", "points", "safe"]
+__all__ = ["Figure", "Key", "View", "curve", "methods", "tried", "safe"]
