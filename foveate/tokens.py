@@ -7,6 +7,7 @@ Shape letters, used everywhere:
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -36,5 +37,12 @@ class Signals(NamedTuple):
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens: x [B N C], index [B K] -> [B K C]."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    """Pick tokens: x [B N C], index [B K] -> [B K C].
+
+    Whole rows are copied: `torch.gather` would look up every element, which took five times as long in eager and in
+    ONNX Runtime.
+    """
+    if x.shape[0] == 1:
+        return x.index_select(1, index.flatten())
+    first = torch.arange(x.shape[0], device=index.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)

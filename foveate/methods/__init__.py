@@ -1,6 +1,18 @@
 """Token-reduction methods, one file each; importing the file registers it."""
 
-from foveate.methods import tome, topk  # noqa: F401  (registration)
+from foveate.methods import (  # noqa: F401  (registration)
+    ats,
+    evit,
+    foveal,
+    pitome,
+    pomt,
+    ppt,
+    random,
+    tofu,
+    tome,
+    topk,
+    uniform,
+)
 from foveate.methods._base import METHODS as METHODS
 from foveate.methods._base import Merger as Merger
 from foveate.methods._base import Reducer as Reducer

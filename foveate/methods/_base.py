@@ -1,7 +1,12 @@
-"""The contract a token-reduction method implements. Abstract classes are never instantiated, concrete ones never subclassed.
+"""The contract of a token-reduction method. Abstract classes are never instantiated, concrete ones never subclassed.
 
-A method is maths only: it sees tokens and signals, never a model. It decides which patches stay and where the others go,
-and lets `select`, `fuse` or `merge` below do the moving, so that sizes, source maps and rotary embeddings follow.
+A method is maths only: it sees tokens and signals, never a model. It decides which patches stay and where the others
+go, and lets `select`, `fuse` or `merge` below do the moving, so that sizes, source maps and rotary embeddings follow.
+
+At batch 1 a reduction costs its launches, not its arithmetic, so the movers are written for few operations: the
+prefix travels in the same gather as the patches (no slice, no concatenation of tokens), weights are tiny matrices,
+and what only a source map or a rotary embedding needs is computed where there is one. Sizes, scores and shares are
+float32 throughout.
 """
 
 from abc import ABC, abstractmethod
@@ -9,11 +14,15 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from foveate.errors import InputError
 from foveate.registry import Registry
 from foveate.tokens import Signals, Tokens, gather
 
 Signal = Literal["keys", "values", "class_row", "attention"]
+
+DROPPED = -1  # the slot of a patch that is represented by no token
 
 
 class Reducer(nn.Module, ABC):
@@ -23,12 +32,14 @@ class Reducer(nn.Module, ABC):
     proportional: bool = False  # does the paper weigh later attention by token size?
     max_drop: ClassVar[float] = 1.0  # largest share of the patch tokens one call can remove
     published: ClassVar[bool] = True  # False: our variant, kept out of "as published" tables
+    per_image: ClassVar[bool] = True  # False: breaks the law that an image's batch mates change nothing for it
 
     @abstractmethod
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
         """Return `tokens` with exactly `keep` patch tokens (2 <= keep < P); the prefix is untouched and first.
 
-        What happens to one image must not depend on its batch mates, and shapes may depend on `keep` only.
+        What happens to one image must not depend on its batch mates, and shapes may depend on `keep` only. The batch
+        size is `x.shape[0]`, not `len(x)`, which would bake it into an exported program.
         """
 
 
@@ -53,78 +64,139 @@ def highest(score: Tensor, keep: int) -> Tensor:
 
 
 def select(tokens: Tokens, kept: Tensor) -> Tokens:
-    """Keep the prefix and the patch tokens `kept` [B K] (indices among the patches); drop the rest."""
+    """Keep the prefix and the patch tokens `kept` [B K] (indices among the patches), in that order; drop the rest."""
     x, size, p, source, rope = tokens
+    index = _after_prefix(kept, p)
     if source is not None:
-        slot = torch.full((len(kept), tokens.patches + 1), -1, dtype=torch.long, device=kept.device)
-        slot = slot.scatter(1, kept, torch.arange(kept.shape[1], device=kept.device).expand_as(kept))
-        source = slot.gather(1, source.where(source >= 0, tokens.patches))
-    return Tokens(
-        torch.cat([x[:, :p], gather(x[:, p:], kept)], dim=1),
-        torch.cat([size[:, :p], size[:, p:].gather(1, kept)], dim=1),
-        p,
-        source,
-        None if rope is None else gather(rope, kept),
-    )
+        source = _moved(source, _slots(kept, tokens.patches))
+    return Tokens(gather(x, index), size.gather(1, index), p, source, None if rope is None else gather(rope, kept))
 
 
-def merge(tokens: Tokens, into: Tensor, anchor: Tensor, weight: Tensor, *, normalise: bool = True) -> Tokens:
-    """Every output patch token becomes a weighted mean of the patches sent to it.
+def merge(tokens: Tokens, anchor: Tensor, moved: Tensor, into: Tensor, *, keep_norm: bool = False) -> Tokens:
+    """Every output patch is the mean, weighted by size, of its anchor and of the patches moved into it.
+
+    A one-hot product over the moved patches alone: every runtime has a fast one, which cannot be said of scatter with a
+    reduction. An anchor into which nothing moves has the share 1 exactly and comes out bit for bit, as the prefix does.
 
     Args:
-        into: [B P] int64, the output slot (0 .. K-1) of every patch token; -1 drops it.
-        anchor: [B K] int64, the patch whose rotary position a slot takes.
-        weight: [B P], non-negative weight of every patch token within its slot.
-        normalise: False leaves the weights as they are (EViT's fused token).
-
-    A one-hot matrix product: every runtime has a fast one, which cannot be said of scatter with a reduction.
+        anchor: [B K] int64, the patch whose slot (and rotary position) each output patch takes.
+        moved: [B R] int64, patches that are no anchors. Patches in neither are dropped.
+        into: [B R] int64, the slot (0 .. K-1) each of them goes to, or DROPPED.
+        keep_norm: give each mean the largest norm among what went into it (ToFu's MLERP).
     """
     x, size, p, source, rope = tokens
     keep = anchor.shape[1]
-    member = into[:, None] == torch.arange(keep, device=into.device)[None, :, None]  # [B K P]
-    share = member * weight.float()[:, None]
-    if normalise:
-        # A slot of one gets the share 1 exactly, so what was not merged comes out bit for bit.
-        share = share / share.sum(-1, keepdim=True)
-    mixed = share.to(x.dtype) @ x[:, p:]
-    total = (member * size[:, None, p:]).sum(-1)
+    here, there = _after_prefix(anchor, p), moved + p
+    own, extra = gather(x, here), gather(x, there)
+    slot = pad(torch.arange(keep, device=into.device), (p, 0), value=DROPPED - 1)  # nothing moves into the prefix
+    member = into[:, None] == slot[:, None]  # [B p+K R]
+    share = torch.where(member, size.gather(1, there)[:, None], 0.0)
+    weight = size.gather(1, here)[..., None]
+    total = weight + share.sum(-1, keepdim=True)
+    mixed = own * (weight / total).to(x.dtype) + (share / total).to(x.dtype) @ extra
+    if keep_norm:
+        longest = torch.where(member, length(extra).mT, 0.0).amax(-1, keepdim=True)
+        longest = torch.maximum(longest, length(own))
+        mixed = mixed * (longest / length(mixed)).to(x.dtype)
     if source is not None:
-        padded = torch.cat([into, torch.full_like(into[:, :1], -1)], dim=1)
-        source = padded.gather(1, source.where(source >= 0, tokens.patches))
-    return Tokens(
-        torch.cat([x[:, :p], mixed], dim=1),
-        torch.cat([size[:, :p], total], dim=1),
-        p,
-        source,
-        None if rope is None else gather(rope, anchor),
-    )
+        source = _moved(source, _slots(anchor, tokens.patches, moved, into))
+    return Tokens(mixed, total.squeeze(-1), p, source, None if rope is None else gather(rope, anchor))
 
 
-def fuse(tokens: Tokens, kept: Tensor, weight: Tensor, *, normalise: bool = True) -> Tokens:
-    """Keep the patches `kept` [B K-1], ascending, and append one token: the weighted mean (or sum) of all others.
+def fuse(tokens: Tokens, score: Tensor, keep: int, weight: Tensor, *, normalise: bool = True) -> Tokens:
+    """Keep the `keep` - 1 patches of highest score, in their order, and append one token made of all others.
+
+    The appended token takes the rotary position of the best patch in it.
 
     Args:
-        weight: [B P], weight of every patch token in the fused one; those of kept patches are not used.
-        normalise: False gives the weighted sum, as EViT's.
+        score: [B P].
+        weight: [B P], weight of every patch in the appended token; those of kept patches are not used.
+        normalise: True for the weighted mean, False for the plain weighted sum, as EViT's.
     """
     x, size, p, source, rope = tokens
-    held = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device).scatter(1, kept, True)  # [B P]
-    share = weight.float().masked_fill(held, 0.0)
-    best = share.argmax(1, keepdim=True)  # whose rotary position the fused token takes
+    best = score.topk(keep, dim=1).indices
+    kept = best[:, :-1].sort(dim=1).values
+    index = _after_prefix(kept, p)
+    share = pad(weight.float(), (p, 0)).scatter(1, index, 0.0)
     if normalise:
         share = share / share.sum(1, keepdim=True)
-    fused = share.to(x.dtype)[:, None] @ x[:, p:]
-    rest = size[:, p:].masked_fill(held, 0.0).sum(1, keepdim=True)
-    chosen = select(tokens, kept)
-    if source is not None and chosen.source is not None:
-        source = chosen.source.where((chosen.source >= 0) | (source < 0), kept.shape[1])
+    rest = size.scatter(1, index, 0.0)[:, p:].sum(1, keepdim=True)
+    if source is not None:
+        source = _moved(source, _slots(kept, tokens.patches, others=keep - 1))
     return Tokens(
-        torch.cat([chosen.x, fused], dim=1),
-        torch.cat([chosen.size, rest], dim=1),
+        torch.cat([gather(x, index), share.to(x.dtype)[:, None] @ x], dim=1),
+        torch.cat([size.gather(1, index), rest], dim=1),
         p,
         source,
-        None if rope is None or chosen.rope is None else torch.cat([chosen.rope, gather(rope, best)], dim=1),
+        None if rope is None else gather(rope, torch.cat([kept, best[:, -1:]], dim=1)),
     )
+
+
+def pairs(metric: Tensor, drop: int) -> tuple[Tensor, Tensor, Tensor]:
+    """ToMe's bipartite matching: patches at even places propose their most similar one at odd places; the best move.
+
+    Args:
+        metric: [B P D], unit vectors.
+        drop: proposals accepted, at most half of P.
+
+    Returns:
+        anchor [B P-drop] (what stays of the even places in order, then the odd ones), moved [B drop], into [B drop],
+        as `merge` takes them.
+    """
+    batch, count = metric.shape[0], metric.shape[1]
+    if drop > count // 2:
+        raise InputError(f"matching can remove at most {count // 2} of {count} patches; asked for {drop}")
+    best, partner = (metric[:, ::2] @ metric[:, 1::2].mT).max(-1)
+    odd = torch.arange(1, count, 2, device=metric.device).expand(batch, -1)
+    evens = best.shape[1]
+    if drop == evens:  # all of them move: there is nothing to rank, and runtimes dislike empty tensors
+        return odd, torch.arange(0, count, 2, device=metric.device).expand(batch, -1), partner
+    order = best.topk(evens, dim=1).indices
+    moved, stay = order[:, :drop], order[:, drop:].sort(dim=1).values
+    return torch.cat([stay * 2, odd], dim=1), moved * 2, partner.gather(1, moved) + (evens - drop)
+
+
+def mean_keys(tokens: Tokens, signals: Signals) -> Tensor:
+    """ToMe's metric: every patch's keys, averaged over the heads, as unit vectors. [B P D] float32."""
+    assert signals.keys is not None
+    mean = signals.keys.mean(1, dtype=torch.float32)[:, tokens.prefix :]
+    return mean / length(mean)
+
+
+def length(x: Tensor) -> Tensor:
+    """Euclidean norm of every token, never quite zero: [B N C] -> [B N 1] float32."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp(min=1e-12)
+
+
+def class_score(tokens: Tokens, signals: Signals) -> Tensor:
+    """ATS's score: the class token's attention times the length of the value, made to sum to 1. [B P] float32."""
+    assert signals.class_row is not None and signals.values is not None
+    value = torch.linalg.vector_norm(signals.values, dim=(1, 3), dtype=torch.float32)
+    score = (signals.class_row.sum(1, dtype=torch.float32) * value)[:, tokens.prefix :]
+    return score / score.sum(1, keepdim=True)
+
+
+def _after_prefix(patch: Tensor, prefix: int) -> Tensor:
+    """Indices among the patches -> indices among all tokens, with the prefix before them."""
+    if not prefix:
+        return patch
+    return torch.cat([torch.arange(prefix, device=patch.device).expand(patch.shape[0], -1), patch + prefix], dim=1)
+
+
+def _slots(
+    anchor: Tensor, patches: int, moved: Tensor | None = None, into: Tensor | None = None, others: int = DROPPED
+) -> Tensor:
+    """The slot of every patch, [B P]: its place in `anchor`, else what `into` says, else `others`."""
+    slots = torch.full((anchor.shape[0], patches), others, dtype=torch.long, device=anchor.device)
+    if moved is not None and into is not None:
+        slots = slots.scatter(1, moved, into)
+    return slots.scatter(1, anchor, torch.arange(anchor.shape[1], device=anchor.device).expand_as(anchor))
+
+
+def _moved(source: Tensor, slots: Tensor) -> Tensor:
+    """The source map once the patch that was at i is in slot slots[i]; what was dropped before stays dropped."""
+    slots = pad(slots, (0, 1), value=DROPPED)
+    return slots.gather(1, source.where(source >= 0, slots.shape[1] - 1))
 
 
 METHODS: Registry[Reducer] = Registry("method")

@@ -45,7 +45,7 @@ class Foveal(Merger):
         best, partner = (metric[:, ::2] @ metric[:, 1::2].mT).max(-1)  # [B A]
         # With proportional attention the class row grows with a token's size: a cluster is not given away lightly.
         price = signals.class_row.mean(1, dtype=torch.float32)[:, p::2] ** self.power
-        evens, batch = best.shape[1], len(best)
+        evens, batch = best.shape[1], best.shape[0]
         odd = torch.arange(1, tokens.patches, 2, device=best.device).expand(batch, -1)
         if drop == evens:  # all of A moves: nothing to rank
             return merge(tokens, odd, torch.arange(0, tokens.patches, 2, device=best.device).expand(batch, -1), partner)
