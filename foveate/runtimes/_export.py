@@ -1,0 +1,158 @@
+"""From a torch module to a graph: `torch.export`, and ONNX from it. Both the ONNX runtimes start from the same file."""
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.errors import NotAvailable
+from foveate.runtimes._base import Shape, missing
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+    from torch.export import ExportedProgram
+
+INPUT, OUTPUT = "x", "y"
+OPSET = 20  # has GELU as one operator; the attention operator of 23 does not take our masks in every runtime
+TALKERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+def program(model: "nn.Module", shape: Shape, precision: str = "fp32") -> "ExportedProgram":
+    """The model's graph as torch.export sees it; bf16 inside where asked, float32 at the borders always."""
+    import torch
+
+    if precision == "bf16":
+        model = _in_bf16(model)
+    # An example no open size of which is 0 or 1: those two would be taken for constants.
+    example = torch.zeros([7 + i if n is None else n for i, n in enumerate(shape)])
+    open_dims = {i: torch.export.Dim(dim_name(i), min=2) for i, n in enumerate(shape) if n is None}
+    with quiet(), torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=(open_dims or None,), strict=False)
+
+
+def onnx_file(model: "nn.Module", shape: Shape, path: Path) -> Path:
+    """Write the model as ONNX, the weights in a file of their own beside it, so that memory holds no copy of them.
+
+    Open dimensions are named d0, d1, ...; nodes keep the names of the modules they came from.
+    """
+    if _shared is not None:
+        return _shared.get(model, shape)
+    return _onnx_file(model, shape, path)
+
+
+@contextlib.contextmanager
+def sharing_graphs() -> Iterator[None]:
+    """Within it, builds in a row of one model export its ONNX graph once; do not change the model in between."""
+    global _shared
+    before = _shared
+    with tempfile.TemporaryDirectory() as folder:
+        _shared = _Shared(Path(folder))
+        try:
+            yield
+        finally:
+            _shared = before
+
+
+class _Shared:
+    """The last graph made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key: tuple[object, Shape] = None, ()
+
+    def get(self, model: "nn.Module", shape: Shape) -> Path:
+        path = self.folder / "graph.onnx"
+        if self.key[0] is not model or self.key[1] != shape:
+            self.key = None, ()
+            for old in self.folder.iterdir():
+                old.unlink()
+            _onnx_file(model, shape, path)
+            self.key = model, shape
+        return path
+
+
+_shared: _Shared | None = None
+
+
+def _onnx_file(model: "nn.Module", shape: Shape, path: Path) -> Path:
+    for package in ("onnx", "onnxscript"):
+        if (reason := missing(package)) is not None:
+            raise NotAvailable(f"cannot write ONNX: {reason}")
+    import torch
+
+    exported = program(model, shape)
+    with quiet(), torch.no_grad():
+        made = torch.onnx.export(
+            exported, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+        )
+        assert made is not None
+        made.save(path, external_data=True)
+    return path
+
+
+def dim_name(i: int) -> str:
+    return f"d{i}"
+
+
+def input_shape(exported: "ExportedProgram") -> Shape:
+    """The shape of the one input; None where it is open."""
+    (name,) = exported.graph_signature.user_inputs
+    node = next(n for n in exported.graph.nodes if n.name == name)
+    return tuple(n if isinstance(n, int) else None for n in node.meta["val"].shape)
+
+
+def float_nodes(graph: "onnx.ModelProto") -> set[str]:
+    """Names of the nodes that must stay float when the rest becomes int8.
+
+    Those are all nodes of a reducer (an adapter keeps them in a ModuleDict called `reducers`), and every product of two
+    activations: attention's own, its scores, the one-hot products that merge tokens.
+    """
+    weights = {t.name for t in graph.graph.initializer}
+    names = set()
+    for node in graph.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
+        product = node.op_type == "MatMul" and not weights & set(node.input)
+        if "reducers." in scopes or product:
+            names.add(node.name)
+    return names
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters print, warn and log what a user can do nothing about; only their errors come through."""
+    loggers = [logging.getLogger(name) for name in TALKERS]
+    levels = [l.level for l in loggers]
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            for l in loggers:
+                l.setLevel(logging.ERROR)
+            yield
+        finally:
+            for l, level in zip(loggers, levels, strict=True):
+                l.setLevel(level)
+
+
+def _in_bf16(model: "nn.Module") -> "nn.Module":
+    import torch
+    from torch import nn
+
+    class InBf16(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = copy.deepcopy(model).to(torch.bfloat16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model(x.to(torch.bfloat16)).float()
+
+    return InBf16().eval()
