@@ -24,6 +24,7 @@ from foveate.planners import (
     refine,
     single_cuts,
 )
+from foveate.planners.ladder import ladder
 from foveate.planners.refine import mutate
 from foveate.schedule import Schedule
 
@@ -247,6 +248,30 @@ def test_space_refuses_counts_nobody_can_land_on():
     assert SPACE.allows("a", 40, 21) and not SPACE.allows("a", 40, 20) and SPACE.allows("b", 40, 3)
     assert not SPACE.valid((SPACE.step(2, "b", 20), SPACE.step(1, "b", 10)))
     assert not SPACE.valid((SPACE.step(0, "b", 20),))
+
+
+# --- ladder
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
+def test_ladder_fills_its_budget_and_cuts_the_last_block_to_the_least(every, share):
+    space = Space(197, 12, 1, tuple(range(2, 12)), tuple(range(3, 197)), ("a", "b"), {"a": 0.5})
+    t = table(lambda n: n, start=197)
+    cap = share * t.predict(Schedule.full(197, 12), {})
+    steps = ladder(space, t, "a", ms=cap, every=every)
+    assert space.valid(steps) and 0.98 * cap <= predicted(space, t, _none(space), steps).ms <= cap
+    assert steps[-1] == space.step(11, "b", 3)
+    ratios = [b.tokens / a.tokens for a, b in itertools.pairwise(steps[:-1])]
+    assert max(ratios) - min(ratios) < 0.06 and {s.block for s in steps[:-1]} == set(range(2, 11)[::every])
+
+
+def test_ladder_gives_up_on_an_impossible_budget():
+    assert ladder(SPACE, table(), "a", ms=0.5) == ()
+
+
+def _none(space):
+    return Sensitivity(start=space.start, loss={b: {m: {3: 0.0} for m in space.methods} for b in space.blocks})
 
 
 # --- refine

@@ -14,6 +14,7 @@ from foveate.plan import Step
 from foveate.planners import Curve, LatencyTable, ReduceCost
 from foveate.planning import Evaluator, plan_candidates
 from foveate.planning.search import default_counts
+from foveate.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +119,17 @@ def test_candidates_are_a_front_of_unseen_losses(model, images, table):
     labels = np.arange(24) % 7
     shares = []
     found = plan_candidates(
-        model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=25,
+        model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=16,
         progress=lambda share, text: shares.append(share),
     )  # fmt: skip
-    assert found == plan_candidates(model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=25)
+    assert found == plan_candidates(model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=16)
     assert all(b.predicted_ms > a.predicted_ms and b.search_kl < a.search_kl for a, b in itertools.pairwise(found))
     dense = 2.0 + 6 * 65
     assert any(c.predicted_ms <= dense / 1.3 for c in found)
     # What is reported is of the kept-back part of the same shuffle.
     order = np.random.default_rng(0).permutation(24)
     unseen = images[order][-found[0].images :]
-    for c in found:
+    for c in found[:4]:
         kl, agree, _ = direct(model, unseen, c.steps)
         assert c.kl == pytest.approx(kl.mean(), rel=1e-3, abs=1e-6) and c.agreement == agree.mean()
         assert c.kl_low <= c.kl <= c.kl_high and 0 < c.macs_ratio < 1 and c.drop is not None
@@ -138,12 +139,12 @@ def test_candidates_are_a_front_of_unseen_losses(model, images, table):
 
 
 def test_the_search_is_no_worse_than_one_cut(model, images, table):
-    found = plan_candidates(model, images, None, table, methods=("tome",), latency_ms=300.0, evaluations=40)
+    found = plan_candidates(model, images, None, table, methods=("tome",), latency_ms=300.0, evaluations=25)
     one = Evaluator(model, images[np.random.default_rng(0).permutation(24)], chunk=6)
     block = 6 // 4
     for n in default_counts(table, 65, 1):
         steps = plan(**{f"tome{block}": n})
-        if n < 34 or (ms := table.predict(adapt(model, steps).schedule, {block: "tome"})) > 300:
+        if n < 34 or (ms := table.predict(Schedule.cut(65, 6, {block: n}), {block: "tome"})) > 300:
             continue
         loss = one.score(steps, range(2)).kl.mean()
         assert min(c.search_kl for c in found if c.predicted_ms <= 300) <= loss * 1.2 + 1e-9, (n, ms)

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 from torch import nn
 
 from foveate.adapters import Facts
 from foveate.errors import InputError, one_of
-from foveate.methods import METHODS
+from foveate.methods import METHODS, Merger
 from foveate.plan import Step
-from foveate.planners import Archive, LatencyTable, Scored, Sensitivity, Space, front, refine
+from foveate.planners import Archive, LatencyTable, Scored, Sensitivity, Space, front, key_of, refine
+from foveate.planners.ladder import ladder
 from foveate.planners.pareto import spread
 from foveate.planners.pomt import cut_block
 from foveate.planning.evaluator import Evaluator
@@ -97,7 +99,8 @@ def plan_candidates(
     Args:
         images, labels: [S 3 h w] float32, preprocessed; [S] class indices or None. At least 8.
         table: latencies of this model where it will run; anything in ms-like units will do, MACs too.
-        methods: names to choose from; default all sensible ones that this model allows. The best are found out first.
+        methods: names to choose from; default all sensible ones that this model allows. The best two, and one
+            that can drop any share, are found out first.
         max_drop, latency_ms, speedup: at most one: points of accuracy (disagreement without labels), the table's unit,
             or dense / reduced. It steers where the search looks; what misses it is still returned. Default 1 point.
         budget_seconds: kept to within one evaluation, unless not even the dense pass fits.
@@ -137,9 +140,9 @@ def plan_candidates(
     coarse = _coarse(space)
     loss = _sensitivity(evaluator, coarse, search, clock, 0.4 * (clock.left(reserve)), chunk_seconds, tell)
     sensitivity = Sensitivity(start=f.tokens, loss=loss)
-    known = [m for m in space.methods if any(m in at for at in loss.values())]
-    space = replace(space, blocks=tuple(loss), methods=tuple(known))
-    coarse = replace(coarse, blocks=tuple(loss), methods=tuple(known))
+    all_methods, known = space.methods, _by_merit(loss)
+    space = replace(space, blocks=tuple(loss), methods=known)
+    coarse = replace(coarse, blocks=tuple(loss), methods=known)
     dense_ms = table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
 
     def latency(steps: Steps) -> float:
@@ -157,8 +160,9 @@ def plan_candidates(
     goal = Goal(evaluator, search, dense_ms, cap=latency_ms or (dense_ms / speedup if speedup else None), drop=max_drop)
     archive = Archive()
     archive.scored[()] = Scored((), dense_ms, 0.0)
-    near = [s for s in predicted if goal.cap is None or 0.7 * goal.cap <= s.ms <= 1.05 * goal.cap] or predicted
-    seeds = [s.steps for s in spread([s for s in near if s.ms >= 0.4 * dense_ms] or near, 8)] + _singles(space)
+    # POMT's own reducer is tried in its own place even where others do better.
+    single = [m for m in ("pomt",) if m in all_methods] + [space.methods[0]]
+    seeds = _seeds(predicted, space, table, goal, single, latency)
     total = 10**9 if evaluations is None else evaluations
     idle = turn = 0
     while (turn == 0 or clock.left(reserve) > 0) and len(archive.scored) <= total and idle < 5:
@@ -277,7 +281,7 @@ def _space(
     if bad := [m for m in methods or () if m not in METHODS]:
         raise one_of("method", bad[0], METHODS)
     # Unless asked for: no lottery, and nothing whose outcome depends on an image's batch mates.
-    usual = [m for m in METHODS if m != "random" and METHODS[m].per_image]
+    usual = sorted((m for m in METHODS if m != "random" and METHODS[m].per_image), key=_merging_first)
     able = [m for m in methods or usual if f.has_class_token or "class_row" not in METHODS[m].needs]
     if not able:
         raise InputError(f"methods {', '.join(methods or ())} need a class token, which this {f.family} has not")
@@ -286,6 +290,12 @@ def _space(
     blocks = tuple(range(max(1, f.depth // 6), f.depth)) if blocks is None else tuple(sorted(set(blocks)))
     limits = {m: METHODS[m].max_drop for m in able}
     return Space(f.tokens, f.depth, f.prefix, blocks, counts, tuple(able), limits, dict(options))
+
+
+def _merging_first(method: str) -> tuple[bool, bool, str]:
+    """Order of trying, for when time is short: mergers, and among them ours, have lost least so far."""
+    cls = METHODS[method]
+    return not issubclass(cls, Merger), cls.published, method
 
 
 def _coarse(space: Space, most: int = 32) -> Space:
@@ -318,42 +328,67 @@ def _sensitivity(
 
     tries = sorted({min(space.blocks, key=lambda b: abs(b - share * space.depth)) for share in (0.3, 0.65)})
     first = search[:1]
-    rank = {}
+    rank: dict[str, float] = {}
     for method in space.methods:
         # The same count for all, or the ranking would be of counts.
         rank[method] = sum(measure(b, method, at(0.6), first) for b in tries)
         if clock.used - began > 0.5 * seconds:
             break
     best = sorted(rank, key=lambda m: rank[m])[:2]
-    # Where a merger stops at half of the patches, one that can go further is needed as well.
-    if all(space.max_drop.get(m, 1.0) < 1 for m in best):
-        best += [m for m in sorted(rank, key=lambda m: rank[m]) if space.max_drop.get(m, 1.0) == 1][:1]
-    shares = [0.6, 0.8, 0.35]
-    jobs = [(share, m, b) for share in shares for m in best for b in space.blocks]
-    late = [(0.0, m, b) for b in space.blocks if b >= 0.75 * space.depth for m in best]
-    jobs = jobs[: len(jobs) // len(shares)] + late + jobs[len(jobs) // len(shares) :]
+    jobs = [[(share, m, b) for m in best for b in space.blocks] for share in (0.6, 0.35, 0.8)]
+    # Near the end almost nothing has to be left; where a merger stops at half, one that can go further is needed.
+    far = [m for m in sorted(space.methods, key=lambda m: rank.get(m, np.inf)) if space.max_drop.get(m, 1.0) == 1][:1]
+    late = [b for b in space.blocks if b >= 0.75 * space.depth]
+    queue = [*jobs[0], *[(share, m, b) for share in (0.0, 0.3) for m in far for b in late], *jobs[1], *jobs[2]]
     chunks = first
-    for k in range(2, len(search) + 1):
-        if len(jobs) * 0.5 * chunk_seconds * k < seconds - (clock.used - began):
-            chunks = search[:k]
-    for done, (share, method, block) in enumerate(jobs):
+    if clock.seconds < float("inf"):
+        for k in range(2, len(search) + 1):
+            if len(queue) * 0.5 * chunk_seconds * k < seconds - (clock.used - began):
+                chunks = search[:k]
+    for done, (share, method, block) in enumerate(queue):
         # One count for every block with the best method is the least that can be planned with.
         if done >= len(space.blocks) and clock.used - began > seconds:
             break
         count = at(share)
         if not space.allows(method, space.start, count):
             count = min((c for c in space.counts if space.allows(method, space.start, c)), default=0)
-        if count:
-            out.setdefault(block, {}).setdefault(method, {}).setdefault(count, measure(block, method, count, chunks))
+        if count and count not in (known := out.setdefault(block, {}).setdefault(method, {})):
+            known[count] = measure(block, method, count, chunks)
     return dict(sorted(out.items()))
 
 
-def _singles(space: Space) -> list[Steps]:
-    """One cut at POMT's block by the best method, to about 0.8, 0.65 and 0.5 of the tokens."""
+def _by_merit(loss: Mapping[int, Mapping[str, Mapping[int, float]]]) -> tuple[str, ...]:
+    """The methods measured: those measured in most blocks first, and of these the least lossy."""
+
+    def merit(method: str) -> tuple[int, float]:
+        here = [at[method] for at in loss.values() if method in at]
+        return -len(here), float(np.mean([x for at in here for x in at.values()]))
+
+    return tuple(sorted({m for at in loss.values() for m in at}, key=merit))
+
+
+def _seeds(
+    predicted: list[Scored],
+    space: Space,
+    table: LatencyTable,
+    goal: Goal,
+    single: Sequence[str],
+    latency: Callable[[Steps], float],
+) -> list[Steps]:
+    """Where refinement starts: of the predicted front, steady ladders, and single cuts at POMT's block.
+
+    One of each kind in turn, since time may end anywhere among them.
+    """
+    cap, dense_ms = goal.cap, goal.dense_ms
+    near = [s for s in predicted if (0.7 * cap <= s.ms <= 1.05 * cap if cap else s.ms >= 0.4 * dense_ms)] or predicted
+    front_plans = [s.steps for s in spread(near, 6)][::-1]
+    caps = [cap] if cap else [0.85 * dense_ms, 0.7 * dense_ms]
+    ladders = [ladder(space, table, space.methods[0], ms=ms, every=every) for every in (1, 2, 3) for ms in caps]
     block = min(space.blocks, key=lambda b: abs(b - cut_block(space.depth)))
-    method = "pomt" if "pomt" in space.methods else space.methods[0]
-    able = [n for n in space.counts if space.allows(method, space.start, n)]
-    if not able:
-        return []
-    near = {min(able, key=lambda n: abs(n - share * space.start)) for share in (0.8, 0.65, 0.5)}
-    return [(space.step(block, method, n),) for n in sorted(near, reverse=True)]
+    singles: list[Steps] = []
+    for ms in caps:
+        for method in single:
+            cuts = [(space.step(block, method, n),) for n in space.counts if space.allows(method, space.start, n)]
+            singles += sorted((s for s in cuts if latency(s) <= ms), key=lambda s: -latency(s))[:1]
+    mixed = [s for trio in zip_longest(front_plans, ladders, singles, fillvalue=()) for s in trio if s]
+    return list({key_of(s): s for s in mixed}.values())
