@@ -21,7 +21,7 @@ from foveate.planners.table import Curve
 from foveate.profile import Point, Profile, profile
 from foveate.profile._profile import fit_cost, tabulate
 from foveate.profile.explore import coarse_grid, explore
-from foveate.profile.measure import _stored, key_of, lowest, run
+from foveate.profile.measure import _stored, copies, key_of, lowest, run
 from foveate.profile.store import Store, cache_folder
 
 LOW, HIGH = 24, 197
@@ -341,6 +341,19 @@ def test_when_time_is_over_the_coarse_curve_is_there(store):
     assert not complete and {p.n for p in points if p.part == "blocks"} == set(coarse_grid(LOW, HIGH))
 
 
+def test_large_models_are_loaded_one_count_at_a_time(store):
+    assert copies(vit()) == 3 and copies(vit(), limit_bytes=1.0) == 1
+    sizes = []
+
+    class Counted(Device):
+        def blocks(self, counts):
+            sizes.append(len(counts))
+            return super().blocks(counts)
+
+    measured(Counted(), store, at_once=1)
+    assert set(sizes) == {1}
+
+
 def test_progress_ends_at_its_total(store):
     told = []
     measured(Device(), store, progress=lambda *a: told.append(a))
@@ -408,14 +421,18 @@ def test_the_parts_are_the_model(host):
     model, image = host(), torch.randn(2, 3, 32, 32)
     reduced = adapt(model)
     tokens = reduced.embed(image)
-    through = tokens._replace(x=Stack(reduced)(tokens.x))
-    torch.testing.assert_close(reduced.finish(through), model(image))
     torch.testing.assert_close(Ends(reduced)(image), reduced.finish(tokens))
+    added = Stack(reduced).added
+    if added:
+        tokens.x[:, :added] = 0.0
+    else:
+        torch.testing.assert_close(reduced.finish(tokens._replace(x=Stack(reduced)(tokens.x))), model(image))
+    torch.testing.assert_close(Stack(reduced)(tokens.x[:, added:]), reduced.blocks(tokens).x)
     halves = tokens
     for block in range(3):
         halves = reduced.attend(block, halves, None)
-    torch.testing.assert_close(Stack(reduced, attention_only=True)(tokens.x), halves.x)
-    assert Stack(reduced)(tokens.x[:, :40]).shape == (2, 40, 32)
+    torch.testing.assert_close(Stack(reduced, attention_only=True)(tokens.x[:, added:]), halves.x)
+    assert Stack(reduced)(tokens.x[:, added:40]).shape == (2, 40, 32)
 
 
 @pytest.mark.parametrize("host", [vit, eva])

@@ -88,6 +88,7 @@ def profile(
                 prefix=facts.prefix,
                 methods=chosen,
                 more=lambda: time.monotonic() < end,
+                at_once=copies(model),
                 progress=progress,
             )
         made = Profile(
@@ -115,6 +116,12 @@ def lowest(tokens: int, prefix: int) -> int:
     return min(tokens, max(prefix + 2, tokens // 8))
 
 
+def copies(model: "nn.Module", limit_bytes: float = 3e8) -> int:
+    """How many counts to have loaded at once, beside the reference: three, or as many as memory should bear."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return int(min(3, max(1, limit_bytes // max(1, size))))
+
+
 def run(
     meter: Meter,
     store: Store,
@@ -125,9 +132,10 @@ def run(
     prefix: int,
     methods: Sequence[str],
     more: Callable[[], bool],
+    at_once: int = 3,
     progress: Progress | None = None,
 ) -> tuple[list[Point], bool]:
-    """Measure what `store` does not have yet, each group of points stored at once.
+    """Measure what `store` does not have yet, each group of at most `at_once` points stored at once.
 
     Returns:
         All points of `key`, and whether the curve is settled (or `more()` said no before).
@@ -149,7 +157,7 @@ def run(
     if ("ends", high, high) not in known:
         tell("embedding and head")
         keep(meter.ends())
-    for group in _groups([n for n in spread if ("attention", n, n) not in known]):
+    for group in _groups([n for n in spread if ("attention", n, n) not in known], at_once):
         tell(f"attention halves on {_join(group)} tokens")
         keep(meter.attention(group))
     for n in halves:
@@ -168,7 +176,7 @@ def run(
         return [p.ratio for p in points]
 
     ratios = {n: p.ratio for (part, n, _), p in known.items() if part == "blocks"}
-    found = explore(blocks, low, high, MOST_POINTS, known=ratios, at_once=3)
+    found = explore(blocks, low, high, MOST_POINTS, known=ratios, at_once=at_once)
     if progress is not None:
         progress(len(known), len(known), "done")
     return [known[at] for at in sorted(known)], found.complete
@@ -230,7 +238,7 @@ def _point(row: Row) -> Point:
     return Point(part=part, n=n, m=m, ratio=ratio, reference_ms=reference_ms, rounds=rounds)
 
 
-def _groups(counts: Sequence[int], size: int = 3) -> list[Sequence[int]]:
+def _groups(counts: Sequence[int], size: int) -> list[Sequence[int]]:
     return [counts[i : i + size] for i in range(0, len(counts), size)]
 
 

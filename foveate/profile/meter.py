@@ -36,6 +36,7 @@ class RuntimeMeter:
         self.files: dict[str, Path] = {}
         self.loaded: set[str] = set()
         self.reference: str | None = None
+        self.added = 0
         self.seed = 0
 
     def __enter__(self) -> Self:
@@ -79,13 +80,16 @@ class RuntimeMeter:
     def _stacks(self, part: str, counts: Sequence[int]) -> list[Point]:
         path, full = self._stack(part), self.facts.tokens if part == "blocks" else None
         others = [n for n in counts if n != full]
-        ratios, reference = self._time({f"{part} {n}": (path, self._tokens(n)) for n in others})
+        ratios, reference = self._time({f"{part} {n}": (path, self._input(n)) for n in others})
         row = dict(zip(others, ratios, strict=True)) | {full: np.ones_like(reference)}  # the reference itself
         return [_median(part, n, n, row[n], reference) for n in counts]
 
     def _stack(self, part: str) -> Path:
-        shape = (self.batch, None, self.facts.width)
-        return self._built(part, lambda: Stack(self.reduced, attention_only=part == "attention"), shape)
+        if part not in self.files:
+            stack = Stack(self.reduced, attention_only=part == "attention")
+            self.added = stack.added
+            self._built(part, lambda: stack, (self.batch, None, self.facts.width))
+        return self.files[part]
 
     def _time(self, models: dict[str, tuple[Path, np.ndarray]], repeat: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Time models beside the reference: (ratios [models, rounds], the reference's ms [rounds]).
@@ -94,9 +98,9 @@ class RuntimeMeter:
         `repeat`: runs of each model a round, of which the median counts; the reference runs once.
         """
         if self.reference is None:
-            self.reference = self._load("reference", self._stack("blocks"), self._tokens(self.facts.tokens))
+            self.reference = self._load("reference", self._stack("blocks"), self._input(self.facts.tokens))
         keys = [self.reference, *(self._load(name, path, x) for name, (path, x) in models.items())]
-        inputs = [self._tokens(self.facts.tokens), *(x for _, x in models.values())]
+        inputs = [self._input(self.facts.tokens), *(x for _, x in models.values())]
         again = [*keys, *(keys[1:] * (repeat - 1))], [*inputs, *(inputs[1:] * (repeat - 1))]
         ms, warmup, end = np.empty((len(keys), 0)), 2, time.monotonic() + 2.0
         while True:
@@ -133,8 +137,9 @@ class RuntimeMeter:
             )
         return self.files[name]
 
-    def _tokens(self, n: int) -> np.ndarray:
-        return self._random(self.batch, n, self.facts.width)
+    def _input(self, n: int) -> np.ndarray:
+        """What a stack takes to run on n tokens."""
+        return self._random(self.batch, n - self.added, self.facts.width)
 
     def _random(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape, dtype=np.float32)

@@ -13,9 +13,10 @@ from foveate.tokens import Tokens
 
 
 class Stack(nn.Module):
-    """Every block in turn on n tokens, reducing nothing: x [B n C] -> [B n C]; n up to the model's full count.
+    """Every block in turn on n tokens, reducing nothing: x [B n-added C] -> [B n C]; n up to the model's full count.
 
-    `attention_only`: the attention halves alone.
+    `attention_only`: the attention halves alone. `added`: prefix tokens that are put before x here, as zeros. It is 0
+    but for hosts with a rotary embedding: the exporter rejects an open count that the prefix is subtracted from.
     """
 
     rope: Tensor | None
@@ -24,9 +25,15 @@ class Stack(nn.Module):
         super().__init__()
         self.reduced, self.attention_only = reduced, attention_only
         self.register_buffer("rope", _rope(reduced))
+        self.added = 0 if self.rope is None else reduced.facts.prefix
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = _tokens(x, self.reduced, self.rope)
+        rope = self.rope
+        if rope is not None:
+            # Wraps around past the last patch, which no count reaches: a plain slice would bound the open dimension.
+            rope = rope.index_select(1, torch.arange(x.shape[1], device=x.device) % rope.shape[1])
+            x = torch.cat([x.new_zeros(x.shape[0], self.added, x.shape[2]), x], dim=1)
+        tokens = _tokens(x, self.reduced, rope)
         for block in range(self.reduced.facts.depth):
             tokens = self.reduced.attend(block, tokens, None)
             if not self.attention_only:
@@ -65,7 +72,8 @@ class OneReduction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r, block, p = self.reduced, self.block, self.reduced.facts.prefix
-        tokens = r.attend(block, _tokens(x, r, self.rope), None)
+        rope = None if self.rope is None else self.rope[:, : x.shape[1] - p]
+        tokens = r.attend(block, _tokens(x, r, rope), None)
         if self.method is None:
             rope = None if tokens.rope is None else tokens.rope[:, : self.tokens - p]
             tokens = tokens._replace(x=tokens.x[:, : self.tokens], size=tokens.size[:, : self.tokens], rope=rope)
@@ -92,7 +100,5 @@ def _rope(reduced: Reduced) -> Tensor | None:
 
 
 def _tokens(x: Tensor, reduced: Reduced, rope: Tensor | None) -> Tokens:
-    prefix = reduced.facts.prefix
-    if rope is not None:
-        rope = rope[:, : x.shape[1] - prefix].expand(x.shape[0], -1, -1)
-    return Tokens(x, torch.ones_like(x[:, :, 0], dtype=torch.float32), prefix, rope=rope)
+    rope = None if rope is None else rope.expand(x.shape[0], -1, -1)
+    return Tokens(x, torch.ones_like(x[:, :, 0], dtype=torch.float32), reduced.facts.prefix, rope=rope)
