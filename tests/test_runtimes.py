@@ -461,3 +461,14 @@ def test_what_lies_in_the_current_folder_does_not_stand_in_for_modules(built, im
 
 def test_precisions_are_the_shared_ones():
     assert all(set(cls.kinds) <= set(PRECISIONS) and issubclass(cls, Runtime) for cls in RUNTIMES.values())
+
+
+def test_a_shared_graph_is_made_once_for_a_model_and_shape(model, stack, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("foveate.runtimes._export._onnx_file", lambda m, shape, path: made.append((m, shape)))
+    first, second = (model, (1, *IMAGE)), (stack, (1, None, 64))
+    with sharing_graphs():
+        for m, shape in (first, first, second, first):
+            onnx_file(m, shape, tmp_path / "m.onnx")
+    onnx_file(*first, tmp_path / "m.onnx")
+    assert made == [first, second, first, first]
