@@ -51,6 +51,12 @@ def test_every_tracer_early_and_late(name: str):
 
 @pytest.mark.slow
 @NAME
+def test_openvino(name: str):
+    laws.law_onnx(METHODS[name], depths=(0.25, 0.75), runtime="openvino")
+
+
+@pytest.mark.slow
+@NAME
 def test_inductor(name: str):
     laws.law_compile(METHODS[name], backend="inductor")
 
