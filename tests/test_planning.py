@@ -98,6 +98,13 @@ def test_chunks_are_run_once_and_joined_in_order(model, images, monkeypatch):
     assert (whole.kl[8:16] == part.kl).all() and len(e.score(PLANS[1]).kl) == 24 and len(ran) == 2
 
 
+def test_a_slow_dense_pass_is_cut_short_after_two_chunks(model, images):
+    labels = np.arange(24) % 7
+    e = Evaluator(model, images, labels, chunk=6, seconds=0.0)
+    assert e.chunks == 2 and len(e.score(PLANS[0]).kl) == len(e.dense_right()) == 12
+    np.testing.assert_allclose(e.score(PLANS[0]).kl, direct(model, images[:12], PLANS[0])[0], atol=1e-6, rtol=1e-3)
+
+
 def test_shared_first_steps_are_not_run_again(model, images, monkeypatch):
     e = Evaluator(model, images, chunk=24)
     e.score(plan(topk1=50, tome3=30))

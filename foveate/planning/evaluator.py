@@ -1,5 +1,6 @@
 """How far plans move a model's answers on a fixed set of images, with nothing computed twice."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ class Evaluator:
         chunk: int = 32,
         cache_bytes: int = 500_000_000,
         bf16: bool = False,
+        seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         """
@@ -63,6 +65,8 @@ class Evaluator:
             chunk: images run at once, at most.
             cache_bytes: bound on the tokens kept, of which dense ones get the larger part.
             bf16: run in bfloat16 autocast, the dense model too, so that its rounding mostly cancels.
+            seconds: images are left out, from the end, where the dense pass over all would take longer than this; two
+                chunks are run in any case.
             progress: called with the share of the dense pass that is done.
         """
         self.model, self.bf16 = model, bf16
@@ -80,6 +84,7 @@ class Evaluator:
         self._recent: OrderedDict[Key, tuple[int, State]] = OrderedDict()  # first steps -> (next block, tokens)
         self._scores: dict[Key, dict[int, Score]] = {}
         self._log_p: list[Tensor] = []
+        began = time.monotonic()
         for c, part in enumerate(self._parts):
             with self._mode():
                 tokens = dense.embed(torch.from_numpy(np.ascontiguousarray(images[part])).to(self.device))
@@ -90,6 +95,9 @@ class Evaluator:
                 self._log_p.append(dense.finish(tokens).double().log_softmax(-1))
             if progress:
                 progress((c + 1) / chunks)
+            if seconds is not None and c >= 1 and time.monotonic() - began > seconds:
+                break
+        self._parts = self._parts[: len(self._log_p)]
 
     @property
     def chunks(self) -> int:

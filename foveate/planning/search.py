@@ -103,7 +103,8 @@ def plan_candidates(
             that can drop any share, are found out first.
         max_drop, latency_ms, speedup: at most one: points of accuracy (disagreement without labels), the table's unit,
             or dense / reduced. It steers where the search looks; what misses it is still returned. Default 1 point.
-        budget_seconds: kept to within one evaluation, unless not even the dense pass fits.
+        budget_seconds: kept to within an evaluation or two. Where the dense model alone would take more than a fifth of
+            it, fewer images are used; `Candidate.images` says how many.
         evaluations: bound on the plans scored once sensitivities are known; the clock is then not looked at, so that
             the result depends on the seed alone.
 
@@ -127,6 +128,7 @@ def plan_candidates(
     evaluator = Evaluator(
         model, images[order], None if labels is None else np.asarray(labels)[order],
         chunk=min(32, max(4, len(images) // 4)), cache_bytes=cache_bytes, bf16=bf16,
+        seconds=None if evaluations is not None else 0.2 * budget_seconds,
         progress=lambda share: tell(0.1 * share, "dense model"),
     )  # fmt: skip
     f = evaluator.facts
