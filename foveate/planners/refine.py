@@ -182,10 +182,16 @@ def _remove(steps: Steps, space: Space, rng: np.random.Generator) -> Steps:
 
 
 def _swap(steps: Steps, space: Space, rng: np.random.Generator) -> Steps:
+    """Another method for one step, or for all that it can take: reductions by one method suit each other."""
     if not steps:
         return steps
-    i = int(rng.integers(len(steps)))
-    return _with(steps, i, space.step(steps[i].block, space.methods[rng.integers(len(space.methods))], steps[i].tokens))
+    method, one = space.methods[rng.integers(len(space.methods))], int(rng.integers(len(steps)))
+    whole, now, out = rng.random() < 0.5, space.start, []
+    for i, s in enumerate(steps):
+        change = (whole or i == one) and space.allows(method, now, s.tokens)
+        out.append(space.step(s.block, method, s.tokens) if change else s)
+        now = s.tokens
+    return tuple(out)
 
 
 def _with(steps: Steps, i: int, step: Step) -> Steps:

@@ -333,11 +333,11 @@ def _sensitivity(
     rank: dict[str, float] = {}
     for method in space.methods:
         # The same count for all, or the ranking would be of counts.
-        rank[method] = sum(measure(b, method, at(0.6), first) for b in tries)
+        rank[method] = sum(measure(b, method, at(0.75), first) for b in tries)
         if clock.used - began > 0.5 * seconds:
             break
     best = sorted(rank, key=lambda m: rank[m])[:2]
-    jobs = [[(share, m, b) for m in best for b in space.blocks] for share in (0.6, 0.35, 0.8)]
+    jobs = [[(share, m, b) for m in best for b in space.blocks] for share in (0.75, 0.5, 0.3)]
     # Near the end almost nothing has to be left; where a merger stops at half, one that can go further is needed.
     far = [m for m in sorted(space.methods, key=lambda m: rank.get(m, np.inf)) if space.max_drop.get(m, 1.0) == 1][:1]
     late = [b for b in space.blocks if b >= 0.75 * space.depth]
@@ -385,7 +385,9 @@ def _seeds(
     near = [s for s in predicted if (0.7 * cap <= s.ms <= 1.05 * cap if cap else s.ms >= 0.4 * dense_ms)] or predicted
     front_plans = [s.steps for s in spread(near, 6)][::-1]
     caps = [cap] if cap else [0.85 * dense_ms, 0.7 * dense_ms]
-    ladders = [ladder(space, table, space.methods[0], ms=ms, every=every) for every in (1, 2, 3) for ms in caps]
+    # Of both leading methods: losses of single cuts do not tell which of them stands many small ones better.
+    rungs = [(method, every) for every in (1, 2, 3) for method in space.methods[:2]]
+    ladders = [ladder(space, table, method, ms=ms, every=every) for method, every in rungs for ms in caps]
     block = min(space.blocks, key=lambda b: abs(b - cut_block(space.depth)))
     singles: list[Steps] = []
     for ms in caps:
