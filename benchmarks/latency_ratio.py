@@ -1,8 +1,8 @@
 """Does latency fall as fast as the arithmetic? Latency ratio over MAC ratio, in every runtime.
 
 DeiT-S and ViT-B (random weights: speed only), batch 1 and 8: one cut to 128 of 197 tokens after block 4; merging after
-blocks 4, 7 and 10; ToMe in all twelve blocks; and what the planner picks for 0.7 of the dense latency. Every runtime in a
-process of its own, dense and reduced interleaved inside it.
+blocks 4, 7 and 10; ToMe in all twelve blocks; and what the planner picks for 0.7 of the dense latency. Every runtime
+in a process of its own, dense and reduced interleaved inside it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from foveate.schedule import Schedule, macs
 
 MODELS = ("deit_small_patch16_224", "vit_base_patch16_224")
 FIXED = {
-    "one cut to 128": tuple([Step(block=3, method="topk", tokens=128)]),
+    "one cut to 128": (Step(block=3, method="topk", tokens=128),),
     "three blocks": tuple(Step(block=b, method="tome", tokens=n) for b, n in ((3, 152), (6, 112), (9, 80))),
     "tome r=13": tuple(
         Step(block=b, method="tome", tokens=n) for b, n in enumerate(Schedule.tome(197, 12, 13).after)
@@ -48,10 +48,8 @@ def picked(model: Any, runtime: str, precision: str, batch: int, preprocess: Any
     found = profile(model, runtime=runtime, precision=precision, batch=batch)
     f = describe(model)
     dense = found.table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
-    images = open_images(None, classes=None, limit=32).array(preprocess)
-    best = plan_candidates(
-        model, images, None, found.table, latency_ms=0.7 * dense, max_drop=None, budget_seconds=40, seed=0
-    )
+    images = open_images(None, unlabelled=True, limit=32).array(preprocess)
+    best = plan_candidates(model, images, None, found.table, latency_ms=0.7 * dense, budget_seconds=40, seed=0)
     able = [c for c in best if c.steps and c.predicted_ms <= 0.7 * dense]
     return tuple(min(able, key=lambda c: c.kl).steps)
 

@@ -45,9 +45,7 @@ def main() -> None:
     f = describe(loaded.model)
     sheet = Sheet(f"prediction_{a.runtime}_{a.precision}", fresh=a.fresh, model=a.model, threads=default_threads())
     began = time.monotonic()
-    found = profile(
-        loaded.model, runtime=a.runtime, precision=a.precision, batch=1, methods=METHODS, fresh=a.fresh
-    )
+    found = profile(loaded.model, runtime=a.runtime, precision=a.precision, batch=1, methods=METHODS, fresh=a.fresh)
     seconds = time.monotonic() - began
     if a.fresh:
         sheet.row("profile", lambda: {"seconds": seconds, "points": len(found.table.block.tokens)})

@@ -34,7 +34,10 @@ _WHERE = {
     "Result": "result",
     "InputError": "errors",
 }
-__all__ = [*_WHERE, "__version__"]
+__all__ = [
+    "load", "profile", "plan", "apply", "export", "open", "fit",
+    "Budget", "METHODS", "RUNTIMES", "Plan", "Step", "Schedule", "Result", "InputError", "__version__",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from foveate.adapters import adapt as apply

@@ -1,9 +1,9 @@
 """A folder that can be deployed: the model file for one runtime, its plan, its preprocessing, its class names.
 
-    model.*          for the runtime that plan.json names
-    plan.json        model, steps, runtime, precision, batch (foveate.plan.Plan)
-    preprocess.json  how a photograph becomes the input (foveate.preprocess.Preprocess)
-    model.json       the model file's name, class names, and whether the weights are random
+model.*          for the runtime that plan.json names
+plan.json        model, steps, runtime, precision, batch (foveate.plan.Plan)
+preprocess.json  how a photograph becomes the input (foveate.preprocess.Preprocess)
+model.json       the model file's name, class names, and whether the weights are random
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def export(
         calibration: float32 [S 3 h w] preprocessed images; int8 needs them.
 
     Raises:
-        InputError: where the plan does not fit the model, the runtime is not available, or the folder cannot be written.
+        InputError: where the plan does not fit the model, the runtime cannot be used, or the folder not be written.
     """
     check_runtime(plan.runtime, plan.precision)
     with replacing_folder(folder) as part:
@@ -89,11 +89,18 @@ def write_artefact(
     file = RUNTIMES[plan.runtime].build(
         adapt(model, plan.steps).eval(), folder, shape=shape, precision=plan.precision, calibration=calibration
     )
+    write_card(folder, plan, file.name, preprocess, classes, note)
+    return file
+
+
+def write_card(
+    folder: Path, plan: Plan, file: str, preprocess: Preprocess, classes: Sequence[str] | None, note: str | None
+) -> None:
+    """What stands beside the model file `file`, which is there already."""
     plan.save(folder / "plan.json")
     preprocess.save(folder / "preprocess.json")
-    card = Card(file=file.name, classes=tuple(classes) if classes else None, note=note)
+    card = Card(file=file, classes=tuple(classes) if classes else None, note=note)
     write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")
-    return file
 
 
 class Artefact:

@@ -327,7 +327,12 @@ def stages() -> Iterator[Any]:
     """A progress bar on stderr that says which stage is under way; silent where stderr is no terminal and quiet."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.fields[stage]:>8}"), BarColumn(30), TimeElapsedColumn(), TextColumn("{task.description}")
+    columns = (
+        TextColumn("{task.fields[stage]:>8}"),
+        BarColumn(30),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     seen = set()
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=1.0, stage="")
@@ -367,7 +372,9 @@ def version(show: bool) -> None:
 
 @app.callback()
 def about(
-    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="show the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="show the version")
+    ] = False,
 ) -> None:
     """Fits a vision transformer to the device that has to run it."""
 

@@ -80,7 +80,7 @@ def fastest_dense(
     """Build the dense model everywhere, take turns timing, and return the fastest one's open bench and all rows.
 
     Args:
-        images, logits: what the builds are asked, and what the float32 torch model answers, to show that they are sound.
+        images, logits: what the builds are asked, and what the float32 torch model answers: the builds must be sound.
         stack: keeps the winner's process alive; the losers' end here.
     """
     benches: dict[tuple[str, str], tuple[Bench, ExitStack]] = {}
@@ -91,8 +91,17 @@ def fastest_dense(
             own = ExitStack()
             try:
                 bench = own.enter_context(
-                    Bench(model, ref, folder, runtime=runtime, precision=precision, batch=batch, threads=threads,
-                          calibration=images, seed=seed)  # fmt: skip
+                    Bench(
+                        model,
+                        ref,
+                        folder,
+                        runtime=runtime,
+                        precision=precision,
+                        batch=batch,
+                        threads=threads,
+                        calibration=images,
+                        seed=seed,
+                    )
                 )
                 bench.add("dense")
                 answer = bench.logits("dense", images)
@@ -115,7 +124,9 @@ def fastest_dense(
             same = float((answer.argmax(1) == logits.argmax(1)).mean())
             rows[runtime, precision] = Dense(runtime, precision, agreement=same, sqnr=quality)
         if not benches:
-            raise NotAvailable("no runtime could run the dense model: " + "; ".join(str(r.reason) for r in rows.values()))
+            raise NotAvailable(
+                "no runtime could run the dense model: " + "; ".join(str(r.reason) for r in rows.values())
+            )
         progress(len(pairs) / (len(pairs) + 1), "dense builds: taking turns")
         for turn in range(rounds):
             for bench, _ in benches.values():

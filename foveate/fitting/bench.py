@@ -4,11 +4,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from torch import nn
 
 from foveate.adapters import adapt, describe
+from foveate.adapters.load import BUNDLED, Loaded
+from foveate.evaluate import Images, open_images
 from foveate.plan import ModelRef, Plan, Step
 from foveate.runtimes import RUNTIMES, Worker
 
@@ -57,8 +60,8 @@ class Bench:
         self.worker.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.worker.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.worker.__exit__(kind, e, tb)
 
     def add(self, label: str, steps: Sequence[Step] = (), planner: str | None = None) -> Build:
         """Build the model reduced by `steps` and load it in the worker."""
@@ -85,9 +88,7 @@ class Bench:
     def time(self, labels: Sequence[str], rounds: int, warmup: int = 3) -> np.ndarray:
         """Interleaved latencies [labels, rounds] in ms; they are added to the builds' own."""
         self._seed += 1
-        ms = self.worker.time(
-            list(labels), [self._input] * len(labels), rounds=rounds, warmup=warmup, seed=self._seed
-        )
+        ms = self.worker.time(list(labels), [self._input] * len(labels), rounds=rounds, warmup=warmup, seed=self._seed)
         for label, row in zip(labels, ms, strict=True):
             self.builds[label].latencies_ms.extend(map(float, row))
         return ms
@@ -101,10 +102,20 @@ class Bench:
         return self.worker.run(label, images, self.batch)
 
 
+def photographs(data: str | Path | None, loaded: Loaded, *, limit: int | None, seed: int = 0) -> Images:
+    """The user's photographs, or the bundled ones, labelled where their labels are this model's classes.
+
+    Photographs of other things than the model knows (bundled clothing, for an ImageNet model) come without labels.
+    """
+    known = loaded.classes if loaded.classes is not None else describe(loaded.model).classes
+    unlabelled = data is None and loaded.ref.name != BUNDLED
+    return open_images(data, classes=known, limit=limit, seed=seed, unlabelled=unlabelled)
+
+
 def reference_logits(model: nn.Module, images: np.ndarray, chunk: int = 16) -> np.ndarray:
     """What the user's own model answers in float32 torch: [S classes]."""
     import torch
 
     with torch.inference_mode():
-        rows = [model(torch.from_numpy(images[i : i + chunk])) for i in range(0, len(images), chunk)]
+        rows = [model(torch.tensor(images[i : i + chunk])) for i in range(0, len(images), chunk)]
     return torch.cat(rows).float().numpy()

@@ -12,10 +12,9 @@ import numpy as np
 from foveate.adapters import Facts, describe
 from foveate.adapters.load import BUNDLED, load
 from foveate.errors import InputError
-from foveate.evaluate import open_images
 from foveate.files import write_text
 from foveate.fitting.baseline import contenders, fastest_dense
-from foveate.fitting.bench import reference_logits
+from foveate.fitting.bench import photographs, reference_logits
 from foveate.fitting.evidence import origin, quality, tagged
 from foveate.fitting.job import Progress
 from foveate.hardware.device import default_threads
@@ -68,7 +67,7 @@ def compare(
     loaded = load(name, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
     facts = describe(loaded.model)
     able = [m for m in chosen if facts.has_class_token or "class_row" not in METHODS[m].needs]
-    photos = open_images(None if data is None else Path(data), classes=loaded.classes, limit=images, seed=seed)
+    photos = photographs(data, loaded, limit=images, seed=seed)
     search, unseen = photos.split(0.4, seed)
     x_search, x_unseen = search.array(loaded.preprocess), unseen.array(loaded.preprocess)
     reference, answers = reference_logits(loaded.model, x_unseen), reference_logits(loaded.model, x_search[:64])
@@ -81,17 +80,17 @@ def compare(
         )  # fmt: skip
         found = profile(
             loaded.model, runtime=bench.runtime, precision=bench.precision, batch=batch, threads=threads,
-            progress=lambda done, total, text: progress("profile", done / max(total, 1), text),
+            progress=lambda done, total, text: progress("profile", min(1.0, done / max(total, 1)), text),
         )  # fmt: skip
         source = origin(bench, seed)
-        dense = found.table.predict(Schedule.full(facts.tokens, facts.depth, facts.prefix), {})
+        dense = found.dense_ms
         total = len(levels) * (len(able) + 1)
         for level in levels:
             plans: list[tuple[str, tuple[Step, ...]]] = [
                 (m, three_blocks(facts, m, found.table, level * dense)) for m in able
             ]
             best = plan_candidates(
-                loaded.model, x_search, search.labels, found.table, methods=methods, max_drop=None,
+                loaded.model, x_search, search.labels, found.table, methods=methods,
                 latency_ms=level * dense, budget_seconds=seconds, seed=seed,
                 progress=lambda share, text: progress("plan", share, text),
             )  # fmt: skip
@@ -134,7 +133,7 @@ def compare(
                         "drop_high": None if q.drop is None else q.drop.high,
                         "accuracy": None if q.accuracy is None else q.accuracy.value,
                         "gmacs": gmacs, "tokens": list(build.plan.schedule.after), "images": len(unseen),
-                        "predicted": found.table.predict(build.plan.schedule, {p.block: p.method for p in steps}) / dense,
+                        "predicted": found.predict(steps) / dense,
                         "measured": float(np.median(other) / np.median(base)),
                         "steps": [p.model_dump() for p in steps],
                     }

@@ -7,7 +7,7 @@ from foveate.artefact import Artefact
 from foveate.errors import InputError
 from foveate.evaluate import open_images
 from foveate.evaluate.metrics import accuracy
-from foveate.fitting.bench import reference_logits
+from foveate.fitting.bench import photographs, reference_logits
 from foveate.hardware.device import device_facts
 from foveate.result import Result
 
@@ -35,7 +35,7 @@ def evaluate(
         tags = {"target": str(target), "runtime": artefact.plan.runtime, "precision": artefact.plan.precision}
     else:
         loaded = load(str(target), weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
-        photos = open_images(path, classes=loaded.classes, limit=images)
+        photos = photographs(path, loaded, limit=images)
         answer = reference_logits(loaded.model, photos.array(loaded.preprocess))
         tags = {"target": str(target), "runtime": "torch", "precision": "fp32"}
     if photos.labels is None:

@@ -11,8 +11,7 @@ from torch import nn
 
 from foveate.adapters import adapt, describe
 from foveate.adapters.load import Loaded
-from foveate.evaluate import Images, top
-from foveate.evaluate import metrics
+from foveate.evaluate import Images, metrics, top
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import device_facts
 from foveate.hardware.timer import percentiles
@@ -76,11 +75,21 @@ class Evidence:
         for d in job.rows:
             rows.append(
                 Result(
-                    name="runtime", value=d.latency_ms or 0.0, unit="ms", origin=source,
-                    tags={"runtime": d.runtime, "precision": d.precision, "batch": bench.batch,
-                          "available": d.latency_ms is not None, "reason": d.reason, "agreement": d.agreement,
-                          "sqnr_db": d.sqnr, "chosen": (d.runtime, d.precision) == (bench.runtime, bench.precision)},
-                )  # fmt: skip
+                    name="runtime",
+                    value=d.latency_ms or 0.0,
+                    unit="ms",
+                    origin=source,
+                    tags={
+                        "runtime": d.runtime,
+                        "precision": d.precision,
+                        "batch": bench.batch,
+                        "available": d.latency_ms is not None,
+                        "reason": d.reason,
+                        "agreement": d.agreement,
+                        "sqnr_db": d.sqnr,
+                        "chosen": (d.runtime, d.precision) == (bench.runtime, bench.precision),
+                    },
+                )
             )
         final = {"dense": "dense"} | ({} if job.chosen is None else {job.chosen.label: "chosen"})
         labels = job.unseen.labels
@@ -105,9 +114,16 @@ class Evidence:
             s = job.speedup
             rows.append(
                 Result(
-                    name="speedup", value=s.value, unit="x", low=s.low, high=s.high, level=s.level, n=s.n, origin=source,
+                    name="speedup",
+                    value=s.value,
+                    unit="x",
+                    low=s.low,
+                    high=s.high,
+                    level=s.level,
+                    n=s.n,
+                    origin=source,
                     tags={**where, "plan": "chosen", "baseline": "dense", "stage": "verify"},
-                )  # fmt: skip
+                )
             )
         rows += self._candidates(job, source, where)
         if job.profile is not None:
@@ -125,12 +141,25 @@ class Evidence:
             ms = job.bench.builds[label].latency_ms if label is not None else c.predicted_ms
             rows.append(
                 Result(
-                    name="candidate", value=ms, unit="ms", origin=source,
-                    tags={**where, "plan": c.steps_text(), "kl": c.kl, "agreement": c.agreement, "drop": c.drop,
-                          "predicted_ms": c.predicted_ms, "measured": label is not None, "macs_ratio": c.macs_ratio,
-                          "method": "+".join(sorted({s.method for s in c.steps})) or "dense",
-                          "chosen": job.chosen is not None and label == job.chosen.label, "frontier": c.frontier},
-                )  # fmt: skip
+                    name="candidate",
+                    value=ms,
+                    unit="ms",
+                    origin=source,
+                    tags={
+                        **where,
+                        "plan": ", ".join(map(str, c.steps)),
+                        "kl": c.kl,
+                        "agreement": c.agreement,
+                        "drop": c.drop,
+                        "expected_drop": c.expected_drop,
+                        "predicted_ms": c.predicted_ms,
+                        "measured": label is not None,
+                        "macs_ratio": c.macs_ratio,
+                        "method": "+".join(sorted({s.method for s in c.steps})) or "dense",
+                        "chosen": job.chosen is not None and label == job.chosen.label,
+                        "frontier": True,
+                    },
+                )
             )
         return rows
 

@@ -1,11 +1,12 @@
 """Build a written plan again, for its own runtime or for another."""
 
 from pathlib import Path
+from typing import Any
 
 from foveate.adapters.load import load
 from foveate.artefact import check_runtime, export
 from foveate.errors import InputError, one_of
-from foveate.evaluate import open_images
+from foveate.fitting.bench import photographs
 from foveate.plan import Plan
 from foveate.runtimes import RUNTIMES
 
@@ -37,16 +38,17 @@ def export_plan(
     plan = Plan.model_validate({**plan.model_dump(), **changes})
     check_runtime(plan.runtime, plan.precision)
     ref = plan.model
+    kwargs: dict[str, Any] = dict(ref.kwargs)
     if ref.weights == "file" and weights is None:
         raise InputError(f"the plan was made for weights from a file; name it with --weights (sha256 {ref.sha256})")
     loaded = load(
-        ref.name, weights=weights, random_weights=ref.weights == "random", allow_pickle=allow_pickle, **ref.kwargs
+        ref.name, weights=weights, random_weights=ref.weights == "random", allow_pickle=allow_pickle, **kwargs
     )
     if ref.sha256 is not None and loaded.ref.sha256 != ref.sha256:
         raise InputError(f"these are not the plan's weights: sha256 {loaded.ref.sha256}, the plan says {ref.sha256}")
     calibration = None
     if plan.precision == "int8":
-        photos = open_images(None if data is None else Path(data), classes=loaded.classes, limit=CALIBRATION)
+        photos = photographs(data, loaded, limit=CALIBRATION)
         calibration = photos.array(loaded.preprocess)
     return export(
         loaded.model, plan, out, preprocess=loaded.preprocess, classes=loaded.classes, note=loaded.note,

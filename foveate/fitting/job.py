@@ -16,12 +16,12 @@ from torch import nn
 
 from foveate.adapters import Facts, describe
 from foveate.adapters.load import BUNDLED, Loaded, load
-from foveate.artefact import write_artefact
+from foveate.artefact import write_card
 from foveate.errors import InputError
-from foveate.evaluate import Images, open_images
+from foveate.evaluate import Images
 from foveate.files import check_folder, replacing_folder, write_text
 from foveate.fitting.baseline import Dense, contenders, fastest_dense
-from foveate.fitting.bench import Bench, Build, reference_logits
+from foveate.fitting.bench import Build, photographs, reference_logits
 from foveate.fitting.budget import Budget
 from foveate.fitting.evidence import Evidence, origin, overlays, quality
 from foveate.hardware.device import default_threads
@@ -130,9 +130,9 @@ def fit(
 
     progress("load", 0.0, name)
     loaded = load(name, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, **model_kwargs)
-    photos = open_images(None if data is None else Path(data), classes=loaded.classes, limit=images, seed=seed)
+    photos = photographs(data, loaded, limit=images, seed=seed)
     if len(photos) < 20:
-        raise InputError(f"{data} holds {len(photos)} images; at least 20 are needed to tell what a plan costs")
+        raise InputError(f"{data} holds {len(photos)} photographs; at least 20 are needed to tell what a plan costs")
     with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
         job = _Job(loaded, photos, budget, batch, threads, seed, Path(tmp), progress)
         job.compare_dense(pairs, untried, stack)
@@ -184,24 +184,21 @@ class _Job:
         self.profile = profile(
             self.model, runtime=self.bench.runtime, precision=self.bench.precision, batch=self.batch,
             threads=self.threads, fresh=fresh, seconds=30.0,
-            progress=lambda done, total, text: self.progress("profile", done / max(total, 1), text),
+            progress=lambda done, total, text: self.progress("profile", min(1.0, done / max(total, 1)), text),
         )  # fmt: skip
-        table = self.profile.table
-        dense = table.predict(self.loaded_schedule(), {})
         limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
-        # The budget is in measured milliseconds; the table has its own idea of the dense latency.
-        scale = dense / self.bench.builds["dense"].latency_ms
         self.candidates = plan_candidates(
-            self.model, self.x_search, self.search.labels, table,
-            methods=methods, max_drop=self.budget.points, latency_ms=None if limit is None else limit * scale,
-            budget_seconds=seconds, seed=self.seed,
+            self.model, self.x_search, self.search.labels, self.profile.table, methods=methods,
+            max_drop=self.budget.points if limit is None else None,
+            latency_ms=None if limit is None else limit * self.scale, budget_seconds=seconds, seed=self.seed,
             progress=lambda share, text: self.progress("plan", share, text),
         )  # fmt: skip
 
-    def loaded_schedule(self):  # type: ignore[no-untyped-def]
-        from foveate.schedule import Schedule
-
-        return Schedule.full(self.facts.tokens, self.facts.depth, self.facts.prefix)
+    @property
+    def scale(self) -> float:
+        """Predicted over measured latency of the dense model: budgets are in measured milliseconds."""
+        assert self.profile is not None
+        return self.profile.dense_ms / self.bench.builds["dense"].latency_ms
 
     def measure_and_verify(self) -> None:
         """Measure the shortlist where it will run, then prove the best on fresh pairs; fall back until one holds."""
@@ -216,7 +213,7 @@ class _Job:
         shortlist = self.shortlist(limit)
         for i, candidate in enumerate(shortlist):
             label = f"candidate {i + 1}"
-            self.progress("measure", i / len(shortlist), f"{len(candidate.steps)} reducing blocks, building")
+            self.progress("measure", i / len(shortlist), ", ".join(map(str, candidate.steps)))
             self.bench.add(label, candidate.steps, planner="pareto")
             self.measured[label] = candidate
             self.bench.time(["dense", label], 10)
@@ -225,21 +222,23 @@ class _Job:
         if not ranked:
             self.reason = f"no plan within the budget ({self.budget}) was found among {len(self.candidates)} scored"
         for label in ranked[:4]:
-            self.progress("verify", 0.0, f"{self.measured[label].steps_text()}")
+            self.progress("verify", 0.0, ", ".join(map(str, self.measured[label].steps)))
             if self.holds(label):
                 return
 
     def shortlist(self, limit: float | None, most: int = 4) -> list[Candidate]:
         """The candidates worth building: within the budget by prediction, the most promising first."""
         points = self.budget.points
-        able = [c for c in self.candidates if c.steps and (points is None or c.points_lost <= points)]
+        able = [c for c in self.candidates if c.steps and (points is None or c.expected_drop <= points)]
         if limit is None:
-            return sorted(able, key=lambda c: c.predicted_ms)[:most]
-        assert self.profile is not None
-        scale = self.profile.table.predict(self.loaded_schedule(), {}) / self.bench.builds["dense"].latency_ms
-        # The prediction is good to some per cent: look a little beyond the limit on the safe side.
-        near = [c for c in able if c.predicted_ms <= limit * scale * 1.03]
-        return sorted(near, key=lambda c: c.kl)[:most]
+            by_speed = sorted(able, key=lambda c: c.predicted_ms)
+            # The fastest few, and one that loses half as much, in case they lose more than expected.
+            careful = [c for c in by_speed[most - 1 :] if c.expected_drop <= 0.5 * (points or 0)][:1]
+            return by_speed[: most - len(careful)] + careful
+        # The prediction is good to some per cent: look a little to either side of the limit.
+        near = sorted((c for c in able if c.predicted_ms <= limit * self.scale * 1.02), key=lambda c: c.kl)
+        faster = [c for c in near[most - 1 :] if c.predicted_ms <= 0.93 * limit * self.scale][:1]
+        return near[: most - len(faster)] + faster
 
     def rank(self, label: str, limit: float | None) -> tuple[bool, float]:
         build, candidate = self.bench.builds[label], self.measured[label]
@@ -311,7 +310,8 @@ class _Job:
         with replacing_folder(out) as part:
             for file in sorted(build.file.parent.iterdir()):
                 shutil.copy2(file, part / file.name)
-            write_artefact_files(part, build, self.loaded)
+            # The very file that was scored and timed, not another build of the plan.
+            write_card(part, build.plan, build.file.name, self.loaded.preprocess, self.loaded.classes, self.loaded.note)
             write_results(part / "results.jsonl", results)
             write_text(part / "verdict.json", json.dumps(verdict, indent=2) + "\n")
             if self.chosen is not None:
@@ -326,16 +326,3 @@ class _Job:
             faster=self.chosen is not None, met=met, reason=self.reason, plan=build.plan, speedup=self.speedup,
             folder=out, seconds=seconds, note=self.loaded.note,
         )  # fmt: skip
-
-
-def write_artefact_files(folder: Path, build: Build, loaded: Loaded) -> None:
-    """Plan, preprocessing and card beside a model file that is there already: what was scored is what is written."""
-    from foveate.artefact import Card
-
-    build.plan.save(folder / "plan.json")
-    loaded.preprocess.save(folder / "preprocess.json")
-    card = Card(file=build.file.name, classes=loaded.classes, note=loaded.note)
-    write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")
-
-
-__all__ = ["Bench", "Outcome", "fit", "write_artefact"]

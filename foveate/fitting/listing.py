@@ -53,12 +53,12 @@ def first_line(cls: type) -> str:
 def examine() -> dict[str, Any]:
     """Facts of this machine, runtimes found, measured peaks."""
     from foveate.hardware.device import default_threads, device_facts
-    from foveate.hardware.peaks import peaks
+    from foveate.hardware.peaks import measure_peaks
     from foveate.runtimes import RUNTIMES
 
     facts: dict[str, Any] = {**device_facts(), "threads by default": default_threads()}
     for name, cls in RUNTIMES.items():
         facts[f"runtime {name}"] = cls.why_not() or f"available: {', '.join(cls.precisions())}"
-    for peak in peaks():
+    for peak in measure_peaks():
         facts[f"measured {peak.tags.get('what', peak.name)}"] = f"{peak.value:.4g} {peak.unit}"
     return facts
