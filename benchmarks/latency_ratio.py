@@ -20,9 +20,9 @@ from foveate.evaluate import open_images
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planning import plan_candidates
-from foveate.profile import profile
+from foveate.profiling import profile
 from foveate.runtimes import RUNTIMES
 from foveate.schedule import Schedule, macs
 

@@ -14,8 +14,8 @@ from foveate.adapters.load import load
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
-from foveate.plan import Step
-from foveate.profile import profile
+from foveate.plans import Step
+from foveate.profiling import profile
 from foveate.schedule import Schedule
 
 METHODS = ("tome", "topk", "pomt", "pitome")

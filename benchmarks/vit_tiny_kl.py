@@ -14,7 +14,7 @@ from benchmarks.common import Sheet, data_folder, say
 from foveate.adapters.load import load
 from foveate.evaluate import open_images
 from foveate.methods import METHODS
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners import Curve, LatencyTable
 from foveate.planning import Evaluator, plan_candidates
 from foveate.schedule import Schedule, macs

@@ -1,7 +1,7 @@
 """A folder that can be deployed: the model file for one runtime, its plan, its preprocessing, its class names.
 
 model.*          for the runtime that plan.json names
-plan.json        model, steps, runtime, precision, batch (foveate.plan.Plan)
+plan.json        model, steps, runtime, precision, batch (foveate.plans.Plan)
 preprocess.json  how a photograph becomes the input (foveate.preprocess.Preprocess)
 model.json       the model file's name, class names, and whether the weights are random
 """
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from foveate.errors import InputError
 from foveate.files import read_text, replacing_folder, write_text
 from foveate.hardware.device import default_threads
-from foveate.plan import Plan
+from foveate.plans import Plan
 from foveate.preprocess import Preprocess, read_image
 from foveate.runtimes import RUNTIMES
 

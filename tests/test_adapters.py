@@ -17,7 +17,7 @@ from foveate.adapters.timm_vit import TimmViT
 from foveate.errors import InputError
 from foveate.methods import METHODS, Reducer
 from foveate.methods._base import select
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 7}

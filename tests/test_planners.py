@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners import (
     Archive,
     Curve,

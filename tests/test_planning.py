@@ -9,8 +9,7 @@ import torch
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
-from foveate.methods import METHODS
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners import Curve, LatencyTable, ReduceCost
 from foveate.planning import Evaluator, plan_candidates
 from foveate.planning.search import default_counts
@@ -172,12 +171,19 @@ def test_bad_arguments_are_named(model, images, table):
     for kwargs, what in [
         ({"methods": ["tomee"]}, "tomee"),
         ({"max_drop": 1.0, "speedup": 2.0}, "one budget"),
+        ({"methods": ["tome"], "counts": [3]}, "reaches"),
     ]:
         with pytest.raises(InputError, match=what):
             plan_candidates(model, images, None, table, **kwargs)
     with pytest.raises(InputError, match="8 images"):
         plan_candidates(model, images[:3], None, table)
-    assert "tome" in METHODS
+
+
+def test_counts_that_only_some_methods_reach_are_planned_with(model, images, table):
+    found = plan_candidates(
+        model, images, None, table, methods=("tome", "topk"), counts=(3, 20), blocks=(3, 5), evaluations=6
+    )
+    assert found and {(s.method, s.tokens) for c in found for s in c.steps} <= {("topk", 3), ("topk", 20)}
 
 
 def test_a_budget_of_no_time_still_plans(model, images, table):

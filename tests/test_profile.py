@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners.table import Curve
-from foveate.profile import Point, Profile, profile
-from foveate.profile._profile import fit_cost, tabulate
-from foveate.profile.explore import coarse_grid, explore
-from foveate.profile.measure import _stored, copies, key_of, lowest, run
-from foveate.profile.store import Store, cache_folder
+from foveate.profiling import Point, Profile, profile
+from foveate.profiling.curve import fit_cost, tabulate
+from foveate.profiling.explore import coarse_grid, explore
+from foveate.profiling.measure import _stored, copies, key_of, lowest, run
+from foveate.profiling.store import Store, cache_folder
 
 LOW, HIGH = 24, 197
 
@@ -158,7 +158,7 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from foveate.profile.store import Store
+from foveate.profiling.store import Store
 with Store(Path(sys.argv[1])) as store:
     for n in range(int(sys.argv[3])):
         store.add("k", [(sys.argv[2], n, n, 0.5, 20.0, 5)])
@@ -416,7 +416,7 @@ def eva():
 @pytest.mark.parametrize("host", [vit, eva])
 @torch.no_grad()
 def test_the_parts_are_the_model(host):
-    from foveate.profile.stack import Ends, Stack
+    from foveate.profiling.stack import Ends, Stack
 
     model, image = host(), torch.randn(2, 3, 32, 32)
     reduced = adapt(model)
@@ -438,7 +438,7 @@ def test_the_parts_are_the_model(host):
 @pytest.mark.parametrize("host", [vit, eva])
 @torch.no_grad()
 def test_one_reduction_is_the_block_of_an_adapted_model(host):
-    from foveate.profile.stack import OneReduction, reachable
+    from foveate.profiling.stack import OneReduction, reachable
 
     model, x = host(), torch.randn(2, 65, 32)
     m = reachable(adapt(model), "tome")
@@ -521,7 +521,7 @@ class FakeMeter(Device):
 
 def test_the_cache_serves_until_asked_for_fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
-    monkeypatch.setattr("foveate.profile.meter.RuntimeMeter", FakeMeter)
+    monkeypatch.setattr("foveate.profiling.meter.RuntimeMeter", FakeMeter)
     FakeMeter.made.clear()
     runs = []
     for more in ({}, {}, {"fresh": True}, {"batch": 2}, {"methods": ("tome",)}):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from foveate.errors import InputError
-from foveate.plan import ModelRef, Plan, Step
+from foveate.plans import ModelRef, Plan, Step
 from foveate.report import page as report_page
 from foveate.report import write_comparison, write_report
 from foveate.report.overlay import draw, outline, runs

@@ -17,7 +17,7 @@ from torch import nn
 
 from foveate.adapters import adapt
 from foveate.errors import InputError, NotAvailable
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.runtimes import PRECISIONS, RUNTIMES, Runtime, Worker, _base, available, openvino, sharing_graphs
 from foveate.runtimes._export import float_nodes, onnx_file, program
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foveate.adapters.macs import macs_of
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.schedule import Schedule, macs
 
 THREE = (3, 6, 9)

@@ -10,7 +10,7 @@ from foveate.adapters._base import Reduced as Reduced
 from foveate.adapters._base import ordered
 from foveate.adapters._base import restore as restore
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 
 # Exact class -> adapter. A subclass may override anything, so it is listed (and tested) or refused.
 ADAPTERS = {

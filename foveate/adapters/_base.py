@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from foveate.errors import InputError
 from foveate.methods import METHODS, Merger, Reducer
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.schedule import Schedule
 from foveate.tokens import Signals, Tokens
 

@@ -18,7 +18,7 @@ from foveate.adapters import describe
 from foveate.adapters.weights import check_finite, filled, first_line, read_weights
 from foveate.adapters.weights import sha256_of as sha256_of
 from foveate.errors import InputError, NotAvailable
-from foveate.plan import ModelRef
+from foveate.plans import ModelRef
 from foveate.preprocess import Preprocess
 
 BUNDLED = "clothing_vit"

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.adapters import adapt
 from foveate.adapters._base import Reduced
-from foveate.plan import Step
+from foveate.plans import Step
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known, size_weighted
 from foveate.adapters._timm import MLPS, check_ends, facts_of
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from foveate.errors import InputError, NotAvailable, one_of
 from foveate.evaluate.metrics import sqnr_db
 from foveate.fitting.bench import Bench
-from foveate.plan import ModelRef
+from foveate.plans import ModelRef
 from foveate.runtimes import RUNTIMES
 
 log = logging.getLogger(__name__)

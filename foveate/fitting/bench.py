@@ -12,7 +12,7 @@ from torch import nn
 from foveate.adapters import adapt, describe
 from foveate.adapters.load import BUNDLED, Loaded
 from foveate.evaluate import Images, open_images
-from foveate.plan import ModelRef, Plan, Step
+from foveate.plans import ModelRef, Plan, Step
 from foveate.runtimes import RUNTIMES, Worker
 
 

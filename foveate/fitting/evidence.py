@@ -15,7 +15,7 @@ from foveate.evaluate import Images, metrics, top
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import device_facts
 from foveate.hardware.timer import percentiles
-from foveate.plan import Plan
+from foveate.plans import Plan
 from foveate.result import Result, Tag
 from foveate.schedule import macs
 

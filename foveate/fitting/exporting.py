@@ -7,7 +7,7 @@ from foveate.adapters.load import load
 from foveate.artefact import check_runtime, export
 from foveate.errors import InputError, one_of
 from foveate.fitting.bench import photographs
-from foveate.plan import Plan
+from foveate.plans import Plan
 from foveate.runtimes import RUNTIMES
 
 CALIBRATION = 128  # images behind an int8 calibration

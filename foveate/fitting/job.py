@@ -26,9 +26,9 @@ from foveate.fitting.budget import Budget
 from foveate.fitting.evidence import Evidence, origin, overlays, quality
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import Speedup, proven
-from foveate.plan import Plan
+from foveate.plans import Plan
 from foveate.planning import Candidate, plan_candidates
-from foveate.profile import Profile, profile
+from foveate.profiling import Profile, profile
 from foveate.result import write_results
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 
 
 def utility(latency_ms: Sequence[float], accuracy: Sequence[float], *, alpha: float = 0.5) -> np.ndarray:

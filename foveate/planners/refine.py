@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners.space import Key, Scored, Space, Steps, key_of
 
 

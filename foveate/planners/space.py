@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from foveate.errors import InputError
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.schedule import Schedule
 
 Steps = tuple[Step, ...]

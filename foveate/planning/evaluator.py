@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.adapters import adapt, adapter_of
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners.space import Key, key_of
 from foveate.tokens import Tokens
 

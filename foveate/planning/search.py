@@ -11,7 +11,7 @@ from torch import nn
 from foveate.adapters import Facts
 from foveate.errors import InputError, one_of
 from foveate.methods import METHODS, Merger
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.planners import Archive, LatencyTable, Scored, Sensitivity, Space, front, key_of, refine
 from foveate.planners.ladder import ladder
 from foveate.planners.pareto import spread
@@ -320,7 +320,12 @@ def _sensitivity(
     """Loss of single cuts. Methods are first tried in two places; the best three there are measured in every block."""
     began = clock.used
     n = space.start - space.prefix
-    at = lambda share: min(space.counts, key=lambda c: abs(c - space.prefix - share * n))
+
+    def at(share: float, method: str) -> int:
+        """The count nearest to this share of the patches that the method reaches in one step; 0 if it reaches none."""
+        able = [c for c in space.counts if space.allows(method, space.start, c)]
+        return min(able, key=lambda c: abs(c - space.prefix - share * n), default=0)
+
     out: dict[int, dict[str, dict[int, float]]] = {}
 
     def measure(block: int, method: str, count: int, chunks: list[int]) -> float:
@@ -332,14 +337,19 @@ def _sensitivity(
     first = search[:1]
     rank: dict[str, float] = {}
     for method in space.methods:
-        # The same count for all, or the ranking would be of counts.
+        if not (count := at(0.75, method)):
+            continue
         # Roots and logarithms, because a few images hold most of a mean KL, and early blocks most of a sum.
-        scores = [evaluator.score((space.step(b, method, at(0.75)),), first) for b in tries]
+        scores = [evaluator.score((space.step(b, method, count),), first) for b in tries]
         rank[method] = sum(float(np.log((s.kl**0.5).mean() + 1e-9)) for s in scores)
         tell(min(0.95, clock.used / clock.seconds), f"trying {method}")
         if clock.used - began > 0.5 * seconds:
             break
     best = sorted(rank, key=lambda m: rank[m])[:2]
+    if not best:
+        raise InputError(
+            f"none of {', '.join(space.methods)} reaches any of the counts {list(space.counts)} in one step"
+        )
     jobs = [[(share, m, b) for m in best for b in space.blocks] for share in (0.75, 0.5, 0.3)]
     # Near the end almost nothing has to be left; where a merger stops at half, one that can go further is needed.
     far = [m for m in sorted(space.methods, key=lambda m: rank.get(m, np.inf)) if space.max_drop.get(m, 1.0) == 1][:1]
@@ -354,9 +364,7 @@ def _sensitivity(
         # One count for every block with the best method is the least that can be planned with.
         if done >= len(space.blocks) and clock.used - began > seconds:
             break
-        count = at(share)
-        if not space.allows(method, space.start, count):
-            count = min((c for c in space.counts if space.allows(method, space.start, c)), default=0)
+        count = at(share, method)
         if count and count not in (known := out.setdefault(block, {}).setdefault(method, {})):
             known[count] = measure(block, method, count, chunks)
     return dict(sorted(out.items()))

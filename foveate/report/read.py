@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from foveate.errors import InputError
 from foveate.files import read_text
-from foveate.plan import Plan
+from foveate.plans import Plan
 from foveate.result import Result, Tag, read_results
 
 LOSS_SPLITS = ("unseen", "confirm", "search")  # best evidence first

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.result import Result
 
 NONE = "\u2013"  # en dash

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foveate.errors import InputError
 from foveate.files import read_text, write_text
-from foveate.plan import Plan, Step
+from foveate.plans import Plan, Step
 from foveate.planners.table import Curve, LatencyTable, ReduceCost
 from foveate.schedule import Schedule
 

@@ -16,8 +16,8 @@ import numpy as np
 from torch import nn
 
 from foveate.adapters import adapt
-from foveate.profile._profile import Point
-from foveate.profile.stack import Ends, OneReduction, Stack, reachable
+from foveate.profiling.curve import Point
+from foveate.profiling.stack import Ends, OneReduction, Stack, reachable
 from foveate.runtimes import RUNTIMES, Worker
 
 # Runtimes whose loaded model is one and the same for every count; others are loaded once a count, as they are deployed.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from foveate.adapters import Reduced, adapt
 from foveate.methods import METHODS, Reducer
-from foveate.plan import Step
+from foveate.plans import Step
 from foveate.tokens import Tokens
 
 

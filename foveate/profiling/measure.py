@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import ValidationError
 
 from foveate.errors import InputError, NotAvailable, one_of
-from foveate.profile._profile import Point, Profile, reference_of, tabulate
-from foveate.profile.explore import coarse_grid, explore
-from foveate.profile.store import SCHEMA, Row, Store
+from foveate.profiling.curve import Point, Profile, reference_of, tabulate
+from foveate.profiling.explore import coarse_grid, explore
+from foveate.profiling.store import SCHEMA, Row, Store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ def profile(
     """
     from foveate.adapters import describe
     from foveate.hardware.device import default_threads, device_facts, fingerprint
-    from foveate.profile.meter import RuntimeMeter
+    from foveate.profiling.meter import RuntimeMeter
 
     facts = describe(model)
     threads = default_threads() if threads is None else threads
