@@ -14,9 +14,9 @@ from benchmarks.common import Sheet, data_folder, say
 from foveate.adapters.load import load
 from foveate.evaluate import open_images
 from foveate.methods import METHODS
-from foveate.plans import Step
 from foveate.planners import Curve, LatencyTable
 from foveate.planning import Evaluator, plan_candidates
+from foveate.plans import Step
 from foveate.schedule import Schedule, macs
 
 START, DEPTH, WIDTH, PATCHES, PATCH = 197, 12, 192, 196, 16

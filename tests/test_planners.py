@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from foveate.errors import InputError
-from foveate.plans import Step
 from foveate.planners import (
     Archive,
     Curve,
@@ -26,6 +25,7 @@ from foveate.planners import (
 )
 from foveate.planners.ladder import ladder
 from foveate.planners.refine import mutate
+from foveate.plans import Step
 from foveate.schedule import Schedule
 
 

@@ -9,10 +9,10 @@ import torch
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
-from foveate.plans import Step
 from foveate.planners import Curve, LatencyTable, ReduceCost
 from foveate.planning import Evaluator, plan_candidates
 from foveate.planning.search import default_counts
+from foveate.plans import Step
 from foveate.schedule import Schedule
 
 

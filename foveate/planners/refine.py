@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foveate.plans import Step
 from foveate.planners.space import Key, Scored, Space, Steps, key_of
+from foveate.plans import Step
 
 
 @dataclass

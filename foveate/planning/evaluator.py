@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.adapters import adapt, adapter_of
-from foveate.plans import Step
 from foveate.planners.space import Key, key_of
+from foveate.plans import Step
 from foveate.tokens import Tokens
 
 Steps = tuple[Step, ...]

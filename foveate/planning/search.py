@@ -11,12 +11,12 @@ from torch import nn
 from foveate.adapters import Facts
 from foveate.errors import InputError, one_of
 from foveate.methods import METHODS, Merger
-from foveate.plans import Step
 from foveate.planners import Archive, LatencyTable, Scored, Sensitivity, Space, front, key_of, refine
 from foveate.planners.ladder import ladder
 from foveate.planners.pareto import spread
 from foveate.planners.pomt import cut_block
 from foveate.planning.evaluator import Evaluator
+from foveate.plans import Step
 from foveate.schedule import Schedule, macs
 
 Steps = tuple[Step, ...]
