@@ -26,6 +26,7 @@ from foveate.fitting.budget import Budget
 from foveate.fitting.evidence import Evidence, origin, overlays, quality
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import Speedup, proven
+from foveate.methods import METHODS
 from foveate.plans import Plan
 from foveate.planning import Candidate, plan_candidates
 from foveate.profiling import Profile, profile
@@ -124,6 +125,8 @@ def fit(
         raise InputError(f"--threads is {threads}; allowed: 1 or more")
     if images < 20:
         raise InputError(f"--images is {images}; allowed: 20 or more, for there to be something to measure a loss on")
+    for method in methods or ():
+        _ = METHODS[method]  # an unknown name is told before anything long starts
     check_folder(out)
     pairs, untried = contenders(runtime, precision)
     threads = threads or default_threads()
