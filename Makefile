@@ -10,7 +10,7 @@ fit: $(READY)  ## fit the bundled model on the bundled photographs to this machi
 	@$(BIN)/foveate fit $(ARGS); code=$$?; if [ $$code -eq 3 ]; then echo "exit 3: nothing faster within the budget; the best dense build was written"; else exit $$code; fi
 
 test: $(READY)  ## the default tests: under six minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-all: $(READY)  ## slow and data-dependent tests too; FOVEATE_DATA names the folder with the data
 	$(BIN)/python -m pytest -m "not gpu" 

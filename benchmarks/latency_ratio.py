@@ -20,8 +20,8 @@ from foveate.evaluate import open_images
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
-from foveate.plans import Step
 from foveate.planning import plan_candidates
+from foveate.plans import Step
 from foveate.profiling import profile
 from foveate.runtimes import RUNTIMES
 from foveate.schedule import Schedule, macs

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
-from foveate.plans import Step
 from foveate.planners.table import Curve
+from foveate.plans import Step
 from foveate.profiling import Point, Profile, profile
 from foveate.profiling.curve import fit_cost, tabulate
 from foveate.profiling.explore import coarse_grid, explore

@@ -20,9 +20,9 @@ from foveate.fitting.job import Progress
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
 from foveate.methods import METHODS
-from foveate.plans import Step
 from foveate.planners.table import LatencyTable
 from foveate.planning import plan_candidates
+from foveate.plans import Step
 from foveate.profiling import profile
 from foveate.result import Result, Tag, write_results
 from foveate.schedule import Schedule, macs

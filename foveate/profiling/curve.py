@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foveate.errors import InputError
 from foveate.files import read_text, write_text
-from foveate.plans import Plan, Step
 from foveate.planners.table import Curve, LatencyTable, ReduceCost
+from foveate.plans import Plan, Step
 from foveate.schedule import Schedule
 
 
