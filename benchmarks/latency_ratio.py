@@ -45,11 +45,11 @@ def ratio(model: Any, steps: tuple[Step, ...]) -> float:
 
 def picked(model: Any, runtime: str, precision: str, batch: int, preprocess: Any) -> tuple[Step, ...]:
     """The planner's choice for 0.7 of the dense latency, on the bundled photographs."""
-    found = profile(model, runtime=runtime, precision=precision, batch=batch)
+    found = profile(model, runtime=runtime, precision=precision, batch=batch, seconds=20)
     f = describe(model)
     dense = found.table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
-    images = open_images(None, unlabelled=True, limit=32).array(preprocess)
-    best = plan_candidates(model, images, None, found.table, latency_ms=0.7 * dense, budget_seconds=40, seed=0)
+    images = open_images(None, unlabelled=True, limit=16).array(preprocess)
+    best = plan_candidates(model, images, None, found.table, latency_ms=0.7 * dense, budget_seconds=20, seed=0)
     able = [c for c in best if c.steps and c.predicted_ms <= 0.7 * dense]
     return tuple(min(able, key=lambda c: c.kl).steps)
 
@@ -93,15 +93,16 @@ def one(sheet: Sheet, name: str, loaded: Any, runtime: str, precision: str, batc
 
             def measure(kind: str = kind, steps: tuple[Step, ...] = steps) -> dict[str, Any]:
                 bench.add(kind, steps)
-                bench.time(["dense", kind], 5)
-                base, other = bench.time(["dense", kind], pairs)
+                bench.time(["dense", kind], 3, warmup=1)
+                count = min(pairs, bench.rounds_for("dense", seconds=6.0, least=20))
+                base, other = bench.time(["dense", kind], count)
                 s, m = speedup(base, other, level=0.95), ratio(loaded.model, steps)
                 bench.drop(kind)
                 return {
                     "model": name, "runtime": runtime, "precision": precision, "batch": batch, "kind": kind,
                     "dense_ms": float(np.median(base)), "reduced_ms": float(np.median(other)),
                     "latency_ratio": 1 / s.value, "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": m,
-                    "over_macs": 1 / s.value / m, "pairs": pairs,
+                    "over_macs": 1 / s.value / m, "pairs": len(base),
                     "steps": [(p.block, p.method, p.tokens) for p in steps],
                     "versions": bench.worker.facts(),
                 }  # fmt: skip

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from foveate.adapters import adapt
 from foveate.errors import InputError, NotAvailable, one_of
 from foveate.evaluate.metrics import sqnr_db
 from foveate.fitting.bench import Bench
 from foveate.plans import ModelRef
-from foveate.runtimes import RUNTIMES
+from foveate.runtimes import RUNTIMES, sharing_graphs
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ def fastest_dense(
         images, logits: what the builds are asked, and what the float32 torch model answers: the builds must be sound.
         stack: keeps the winner's process alive; the losers' end here.
     """
+    dense = adapt(model).eval()
+    stack.enter_context(sharing_graphs())  # one export serves every runtime that takes ONNX
     benches: dict[tuple[str, str], tuple[Bench, ExitStack]] = {}
     rows: dict[tuple[str, str], Dense] = {}
     try:
@@ -103,7 +106,7 @@ def fastest_dense(
                         seed=seed,
                     )
                 )
-                bench.add("dense")
+                bench.add("dense", module=dense)
                 answer = bench.logits("dense", images)
             except (RuntimeError, InputError) as e:
                 own.close()

@@ -63,8 +63,10 @@ class Bench:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.worker.__exit__(kind, e, tb)
 
-    def add(self, label: str, steps: Sequence[Step] = (), planner: str | None = None) -> Build:
-        """Build the model reduced by `steps` and load it in the worker."""
+    def add(
+        self, label: str, steps: Sequence[Step] = (), planner: str | None = None, module: nn.Module | None = None
+    ) -> Build:
+        """Build the model reduced by `steps` (`module`, where that is made already) and load it in the worker."""
         plan = Plan(
             model=self.ref, steps=tuple(steps), runtime=self.runtime, precision=self.precision,  # type: ignore[arg-type]
             batch=self.batch, threads=self.threads, planner=planner,
@@ -73,7 +75,7 @@ class Bench:
         shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True)
         file = RUNTIMES[self.runtime].build(
-            adapt(self.model, plan.steps).eval(), where,
+            module or adapt(self.model, plan.steps).eval(), where,
             shape=self.shape, precision=self.precision, calibration=self.calibration,
         )  # fmt: skip
         self.worker.load(label, file, precision=self.precision)

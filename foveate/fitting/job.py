@@ -131,6 +131,8 @@ def fit(
     pairs, untried = contenders(runtime, precision)
     threads = threads or default_threads()
 
+    clock = StageClock(progress)
+    progress = clock.tell
     progress("load", 0.0, name)
     loaded = load(name, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, **model_kwargs)
     photos = photographs(data, loaded, limit=images, seed=seed)
@@ -142,8 +144,23 @@ def fit(
         if not job.dense_will_do():
             job.find_candidates(methods, fresh, seconds)
             job.measure_and_verify()
-        seconds_taken = time.monotonic() - began
-        return job.write(out, command, seconds_taken)
+        return job.write(out, command, time.monotonic() - began, clock.seconds())
+
+
+class StageClock:
+    """Passes progress on, and knows how long every stage took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._stages = progress, list[tuple[str, float]]()
+
+    def tell(self, stage: str, share: float, text: str) -> None:
+        if not self._stages or self._stages[-1][0] != stage:
+            self._stages.append((stage, time.monotonic()))
+        self._progress(stage, share, text)
+
+    def seconds(self) -> dict[str, float]:
+        ends = [began for _, began in self._stages[1:]] + [time.monotonic()]
+        return {stage: round(end - began, 1) for (stage, began), end in zip(self._stages, ends, strict=True)}
 
 
 class _Job:
@@ -295,7 +312,7 @@ class _Job:
         ms = self.bench.time(["dense", label], 5)
         return float(np.median(ms))
 
-    def write(self, out: Path, command: str, seconds: float) -> Outcome:
+    def write(self, out: Path, command: str, seconds: float, stages: dict[str, float]) -> Outcome:
         self.progress("write", 0.0, str(out))
         if self.chosen is None and not self.reason:
             self.reason = "nothing faster was found within the budget"
@@ -309,7 +326,7 @@ class _Job:
         verdict = {
             "outcome": "faster" if self.chosen else "dense", "budget": str(self.budget), "budget_met": met,
             "reason": self.reason, "speedup": None if self.speedup is None else vars_of(self.speedup),
-            "seconds": round(seconds, 1), "random_weights": self.loaded.ref.weights == "random",
+            "seconds": round(seconds, 1), "stages": stages, "random_weights": self.loaded.ref.weights == "random",
             "note": self.loaded.note, "command": command, "rejected": [reason for _, reason in self.evidence.rejected],
         }  # fmt: skip
         with replacing_folder(out) as part:
