@@ -14,6 +14,7 @@ from foveate.adapters.load import Loaded
 from foveate.evaluate import Images, metrics, top
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import device_facts
+from foveate.hardware.peaks import measure_peaks
 from foveate.hardware.timer import percentiles
 from foveate.plans import Plan
 from foveate.result import Result, Tag
@@ -126,6 +127,7 @@ class Evidence:
                 )
             )
         rows += self._candidates(job, source, where)
+        rows += [r.model_copy(update={"origin": source}) for r in measure_peaks(threads=bench.threads, seconds=0.3)]
         if job.profile is not None:
             curve = job.profile.table.block
             rows += [
