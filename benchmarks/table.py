@@ -116,8 +116,8 @@ def kl(sheet: dict[str, Any]) -> str:
     return (
         "## KL to the dense model at equal arithmetic\n\n"
         f"{about['model']}; plans searched on {about['planned_on']} photographs, all rows scored on\n"
-        f"{about['tested_on']} others in float32 torch (95 % intervals). `foveal` is ours; the other methods are those of\n"
-        "their papers, off the shelf.\n\n"
+        f"{about['tested_on']} others in float32 torch (95 % intervals). `foveal` is ours; the others are those\n"
+        "of their papers, off the shelf.\n\n"
         + grid(["plan", "share of the MACs", "KL, nats", "same top-1 %", "points lost"], rows)
         + "\n"
         + machine(sheet)

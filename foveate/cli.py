@@ -379,17 +379,27 @@ def about(
     """Fits a vision transformer to the device that has to run it."""
 
 
+class Stopped(BaseException):
+    """Ctrl-C, under a name that no library between us and `main` catches."""
+
+
+def stop(*_: object) -> None:
+    raise Stopped
+
+
 def main() -> None:
-    """Entry point: user errors become one line and exit code 2, Ctrl-C exit code 130."""
+    """Entry point: user errors and the system's (a full disk) become one line and exit code 2, Ctrl-C exit code 130."""
     import logging
+    import signal
 
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    signal.signal(signal.SIGINT, stop)
     try:
         app()
-    except InputError as e:
+    except (InputError, OSError) as e:
         err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except Stopped:
         err.print("stopped; nothing half-written")
         sys.exit(130)
 

@@ -91,3 +91,45 @@ def test_output_in_the_way_is_refused_before_any_work(tmp_path):
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
     refused(foveate("fit", "--out", tmp_path / "folder"), "folder")
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path):
+    import os
+    import signal
+    import time
+
+    import psutil
+
+    command = [sys.executable, "-m", "foveate", "fit", "--out", str(tmp_path / "out"), "--runtime", "onnxruntime"]
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    env = {**os.environ, "TMPDIR": str(temp)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("dense"):  # builds and worker processes are under way
+                break
+        time.sleep(2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "Traceback" not in rest
+    assert rest.strip().splitlines()[-1] == "stopped; nothing half-written"
+    psutil.wait_procs(children, timeout=10)
+    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    assert [p.name for p in tmp_path.iterdir()] == ["temp"]
+    assert not list(temp.iterdir())
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    from foveate import cli
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "No space left on device" in capsys.readouterr().err
