@@ -289,7 +289,9 @@ class _Job:
             self.progress("verify", min(1.0, done / most), f"{done} pairs")
             return base, other
 
-        speedup, _, _ = proven(measure, level=0.99, first=min(64, most), most=most)
+        # A fast model takes all its pairs in one look, which costs no correction; a slow one stops once it is clear.
+        first = most if most == PAIRS else min(64, most)
+        speedup, _, _ = proven(measure, level=0.99, first=first, most=most)
         limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
         if speedup.low <= 1:
             self.reason = (
