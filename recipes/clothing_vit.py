@@ -11,8 +11,8 @@ matrices of the blocks are trained by Muon, the rest by AdamW.
 Cost: about 40 minutes on 2 free CPU cores (bf16). Reached: 73.39 % of the 372 test photographs, where the teacher's
 probe has 88.71 %; 75 % was aimed at. The soft loss falls far below where validation stops rising, so more views, not
 more epochs, are the next thing to try. The committed weights come from the log beside this file: one run, broken off
-and resumed several times, in which EPOCHS was set to 60, 42, 32, 43 and at last 42 (so its learning rate rose once, after
-epoch 32) and HALF_UNTIL to 0.75, 0.86 and 0.92; an epoch's seconds there are those of a machine that had other work.
+and resumed several times, in which EPOCHS was set to 60, 42, 32, 43 and at last 42 (so its learning rate rose once,
+after epoch 32) and HALF_UNTIL to 0.75, 0.86 and 0.92; seconds there are those of a machine that had other work.
 Interrupted training goes on where it stopped.
 """
 

@@ -140,29 +140,20 @@ class Evidence:
         rows, built = [], {id(c): label for label, c in job.measured.items()}
         for c in job.candidates:
             label = built.get(id(c))
-            ms = job.bench.builds[label].latency_ms if label is not None else c.predicted_ms
-            rows.append(
-                Result(
-                    name="candidate",
-                    value=ms,
-                    unit="ms",
-                    origin=source,
-                    tags={
-                        **where,
-                        "plan": ", ".join(map(str, c.steps)),
-                        "kl": c.kl,
-                        "agreement": c.agreement,
-                        "drop": c.drop,
-                        "expected_drop": c.expected_drop,
-                        "predicted_ms": c.predicted_ms,
-                        "measured": label is not None,
-                        "macs_ratio": c.macs_ratio,
-                        "method": "+".join(sorted({s.method for s in c.steps})) or "dense",
-                        "chosen": job.chosen is not None and label == job.chosen.label,
-                        "frontier": True,
-                    },
-                )
-            )
+            kl, same, lost = c.kl, c.agreement, c.drop
+            ms = c.predicted_ms / job.scale  # the table's milliseconds, brought to those of whole builds
+            if label is not None:
+                ms, found = job.bench.builds[label].latency_ms, job.checked[label]
+                kl, same = found.kl.value, found.agreement.value / 100
+                lost = None if found.drop is None else found.drop.value
+            tags: dict[str, Tag] = {
+                **where, "plan": ", ".join(map(str, c.steps)), "kl": kl, "agreement": same, "drop": lost,
+                "expected_drop": c.expected_drop, "predicted_ms": c.predicted_ms / job.scale,
+                "measured": label is not None, "macs_ratio": c.macs_ratio,
+                "method": "+".join(sorted({s.method for s in c.steps})) or "dense",
+                "chosen": job.chosen is not None and label == job.chosen.label, "frontier": True,
+            }  # fmt: skip
+            rows.append(Result(name="candidate", value=ms, unit="ms", tags=tags, origin=source))
         return rows
 
 
