@@ -143,7 +143,7 @@ class Evidence:
             kl, same, lost = c.kl, c.agreement, c.drop
             ms = c.predicted_ms / job.scale  # the table's milliseconds, brought to those of whole builds
             if label is not None:
-                ms, found = job.bench.builds[label].latency_ms, job.checked[label]
+                ms, found = job.ratios[label] * job.bench.builds["dense"].latency_ms, job.checked[label]
                 kl, same = found.kl.value, found.agreement.value / 100
                 lost = None if found.drop is None else found.drop.value
             tags: dict[str, Tag] = {

@@ -25,7 +25,7 @@ from foveate.fitting.bench import Build, photographs, reference_logits
 from foveate.fitting.budget import Budget
 from foveate.fitting.evidence import Evidence, Quality, origin, overlays, quality
 from foveate.hardware.device import default_threads
-from foveate.hardware.timer import Speedup, proven
+from foveate.hardware.timer import Speedup, proven, speedup
 from foveate.methods import METHODS
 from foveate.planning import Candidate, plan_candidates
 from foveate.plans import Plan
@@ -193,6 +193,7 @@ class _Job:
         self.reason = ""
         self.evidence = Evidence()
         self.measured: dict[str, Candidate] = {}
+        self.ratios: dict[str, float] = {}  # latency over that of the dense build
         self.checked: dict[str, Quality] = {}  # what a built plan loses on all photographs but the unseen
 
     def compare_dense(self, pairs: Sequence[tuple[str, str]], untried: Sequence[Dense], stack: ExitStack) -> None:
@@ -243,7 +244,9 @@ class _Job:
             self.bench.add(label, candidate.steps, planner="pareto")
             self.measured[label] = candidate
             self.bench.time(["dense", label], 10)
-            self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.0, least=20))
+            base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
+            # Against the dense build of the same rounds: the machine's own speed drifts between candidates.
+            self.ratios[label] = 1 / speedup(base, other).value
             answer = self.bench.logits(label, self.x_search)
             self.checked[label] = quality(self.logits_search, answer, self.search.labels)
         points = self.budget.points
@@ -270,10 +273,10 @@ class _Job:
         return near[: most - len(faster)] + faster
 
     def rank(self, label: str, limit: float | None) -> tuple[bool, float]:
-        build, candidate = self.bench.builds[label], self.measured[label]
         if limit is None:
-            return (False, build.latency_ms)
-        return (build.latency_ms > limit, candidate.kl)
+            return (False, self.ratios[label])
+        too_slow = self.ratios[label] * self.bench.builds["dense"].latency_ms > limit
+        return (too_slow, self.checked[label].kl.value)
 
     def holds(self, label: str) -> bool:
         """Is this plan proven faster, within the budget, and as good on photographs that no search has seen?"""
@@ -298,20 +301,21 @@ class _Job:
 
         # A fast model takes all its pairs in one look, which costs no correction; a slow one stops once it is clear.
         first = most if most == PAIRS else min(64, most)
-        speedup, _, _ = proven(measure, level=0.99, first=first, most=most)
+        found_speedup, _, _ = proven(measure, level=0.99, first=first, most=most)
         limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
-        if speedup.low <= 1:
+        if found_speedup.low <= 1:
             self.reason = (
                 f"{build.plan.summary()}: not proven faster than the best dense build "
-                f"({speedup.value:.3f} times, 99 % interval from {speedup.low:.3f})"
+                f"({found_speedup.value:.3f} times, 99 % interval from {found_speedup.low:.3f})"
             )
         elif limit is not None and build.latency_ms > limit:
             self.reason = f"{build.plan.summary()}: takes {build.latency_ms:.3g} ms, {limit:.3g} allowed"
         else:
-            self.speedup, self.chosen = speedup, build
+            s = self.speedup = found_speedup
+            self.chosen = build
             self.reason = (
-                f"{speedup.value:.3g} times faster than the best dense build ({self.bench.runtime} "
-                f"{self.bench.precision}), 99 % interval {speedup.low:.3g} to {speedup.high:.3g}"
+                f"{s.value:.3f} times faster than the best dense build ({self.bench.runtime} {self.bench.precision}), "
+                f"99 % interval {s.low:.3f} to {s.high:.3f}"
             )
             return True
         self.evidence.rejected.append((label, self.reason))
