@@ -61,6 +61,7 @@ def main() -> None:
     args.add_argument("--batch", action="append", type=int)
     args.add_argument("--model", action="append")
     args.add_argument("--pairs", type=int, default=60)
+    args.add_argument("--no-planner", action="store_true", help="only the fixed plans; the others can be added later")
     a = args.parse_args()
     sheet = Sheet("latency_ratio", fresh=a.fresh, pairs=a.pairs, threads=default_threads(), weights="random")
     for name in a.model or MODELS:
@@ -72,17 +73,21 @@ def main() -> None:
                         say(f"{runtime} {precision}: {reason}")
                         continue
                     try:
-                        one(sheet, name, loaded, runtime, precision, batch, a.pairs)
+                        one(sheet, name, loaded, runtime, precision, batch, a.pairs, planner=not a.no_planner)
                     except (InputError, RuntimeError) as e:
                         say(f"{name} {runtime} {precision} batch {batch} failed: {e}")
 
 
-def one(sheet: Sheet, name: str, loaded: Any, runtime: str, precision: str, batch: int, pairs: int) -> None:
-    keys = {kind: f"{name} {runtime} {precision} b{batch} {kind}" for kind in (*FIXED, "pareto")}
+def one(
+    sheet: Sheet, name: str, loaded: Any, runtime: str, precision: str, batch: int, pairs: int, planner: bool
+) -> None:
+    kinds = (*FIXED, "pareto") if planner else tuple(FIXED)
+    keys = {kind: f"{name} {runtime} {precision} b{batch} {kind}" for kind in kinds}
     if all(k in sheet.value["rows"] for k in keys.values()):
         return
     plans = dict(FIXED)
-    plans["pareto"] = picked(loaded.model, runtime, precision, batch, loaded.preprocess)
+    if planner:
+        plans["pareto"] = picked(loaded.model, runtime, precision, batch, loaded.preprocess)
     with (
         tempfile.TemporaryDirectory() as tmp,
         Bench(loaded.model, loaded.ref, Path(tmp), runtime=runtime, precision=precision, batch=batch,
