@@ -55,7 +55,7 @@ def test_a_new_method_is_one_file_and_one_word(tmp_path):
     assert "norm" in {row["name"] for row in json.loads(listed.stdout)["methods"]}
 
     laws = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/test_methods.py", "tests/test_adapters.py", "-k", "norm", "-q"],
+        [sys.executable, "-m", "pytest", "tests/test_methods.py", "tests/test_adapters.py", "-k", "norm"],
         capture_output=True, text=True, env=env, cwd=tmp_path,
     )  # fmt: skip
     assert laws.returncode == 0, laws.stdout[-2000:]
