@@ -18,7 +18,7 @@ test-all: $(READY)  ## slow and data-dependent tests too; FOVEATE_DATA names the
 check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## everything in benchmarks/, an hour or so on a quiet machine; results are committed
