@@ -72,33 +72,43 @@ def select(tokens: Tokens, kept: Tensor) -> Tokens:
     return Tokens(gather(x, index), size.gather(1, index), p, source, None if rope is None else gather(rope, kept))
 
 
-def merge(tokens: Tokens, anchor: Tensor, moved: Tensor, into: Tensor, *, keep_norm: bool = False) -> Tokens:
+def merge(
+    tokens: Tokens,
+    anchor: Tensor,
+    moved: Tensor,
+    into: Tensor,
+    *,
+    keep_norm: bool = False,
+    dropped: Tensor | None = None,
+) -> Tokens:
     """Every output patch is the mean, weighted by size, of its anchor and of the patches moved into it.
 
-    A one-hot product over the moved patches alone: every runtime has a fast one, which cannot be said of scatter with a
+    A product over the moved patches alone: every runtime has a fast one, which cannot be said of scatter with a
     reduction. An anchor into which nothing moves has the share 1 exactly and comes out bit for bit, as the prefix does.
 
     Args:
         anchor: [B K] int64, the patch whose slot (and rotary position) each output patch takes.
         moved: [B R] int64, patches that are no anchors. Patches in neither are dropped.
-        into: [B R] int64, the slot (0 .. K-1) each of them goes to, or DROPPED.
+        into: [B R] int64, the slot (0 .. K-1) each of them goes to.
         keep_norm: give each mean the largest norm among what went into it (ToFu's MLERP).
+        dropped: [B 1] bool, images whose moved patches go nowhere.
     """
     x, size, p, source, rope = tokens
-    keep = anchor.shape[1]
     here, there = _after_prefix(anchor, p), moved + p
     own, extra = gather(x, here), gather(x, there)
-    slot = pad(torch.arange(keep, device=into.device), (p, 0), value=DROPPED - 1)  # nothing moves into the prefix
-    member = into[:, None] == slot[:, None]  # [B p+K R]
-    share = torch.where(member, size.gather(1, there)[:, None], 0.0)
-    weight = size.gather(1, here)[..., None]
+    weight, heft = size.gather(1, here)[..., None], size.gather(1, there)
+    if dropped is not None:
+        heft, into = heft.masked_fill(dropped, 0.0), into.clamp(min=0)
+    empty = size.new_zeros(1, here.shape[1], there.shape[1]).expand(x.shape[0], -1, -1)
+    share = empty.scatter(1, (into + p)[:, None], heft[:, None])  # [B p+K R]
     total = weight + share.sum(-1, keepdim=True)
-    mixed = own * (weight / total).to(x.dtype) + (share / total).to(x.dtype) @ extra
+    mixed = own * (weight / total).to(x.dtype) + (share.to(x.dtype) @ extra) / total.to(x.dtype)
     if keep_norm:
-        longest = torch.where(member, length(extra).mT, 0.0).amax(-1, keepdim=True)
+        longest = torch.where(share > 0, length(extra).mT, 0.0).amax(-1, keepdim=True)
         longest = torch.maximum(longest, length(own))
         mixed = mixed * (longest / length(mixed)).to(x.dtype)
     if source is not None:
+        into = into if dropped is None else into.masked_fill(dropped, DROPPED)
         source = _moved(source, _slots(anchor, tokens.patches, moved, into))
     return Tokens(mixed, total.squeeze(-1), p, source, None if rope is None else gather(rope, anchor))
 
@@ -143,17 +153,39 @@ def pairs(metric: Tensor, drop: int) -> tuple[Tensor, Tensor, Tensor]:
         anchor [B P-drop] (what stays of the even places in order, then the odd ones), moved [B drop], into [B drop],
         as `merge` takes them.
     """
-    batch, count = metric.shape[0], metric.shape[1]
-    if drop > count // 2:
-        raise InputError(f"matching can remove at most {count // 2} of {count} patches; asked for {drop}")
-    best, partner = (metric[:, ::2] @ metric[:, 1::2].mT).max(-1)
-    odd = torch.arange(1, count, 2, device=metric.device).expand(batch, -1)
-    evens = best.shape[1]
+    best, partner = propose(metric)
+    return accept(best, partner, metric.shape[1], drop)
+
+
+def propose(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """The most similar patch at an odd place for each at an even one.
+
+    Written for the runtimes: constant indices because they take strided slices element by element, and two plain
+    reductions because OpenVINO's argmax took as long as the product before it.
+
+    Args:
+        metric: [B P D], unit vectors.
+
+    Returns:
+        best [B ceil(P/2)], the cosine, and partner [B ceil(P/2)], the first odd place (0 .. P/2-1) that has it.
+    """
+    place = torch.arange(metric.shape[1], device=metric.device)
+    cosine = metric.index_select(1, place[::2]) @ metric.index_select(1, place[1::2]).mT
+    best, last = cosine.amax(-1), cosine.shape[-1] - 1
+    return best, torch.where(cosine >= best[..., None], place[: last + 1], last).amin(-1)
+
+
+def accept(rank: Tensor, partner: Tensor, patches: int, drop: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `drop` proposals of highest `rank` [B A] are accepted; returns what `pairs` does."""
+    batch, evens, odds = rank.shape[0], rank.shape[1], patches // 2
+    if drop > odds:
+        raise InputError(f"matching can remove at most {odds} of {patches} patches; asked for {drop}")
+    place = torch.arange(patches, device=rank.device).expand(batch, -1)
     if drop == evens:  # all of them move: there is nothing to rank, and runtimes dislike empty tensors
-        return odd, torch.arange(0, count, 2, device=metric.device).expand(batch, -1), partner
-    order = best.topk(evens, dim=1).indices
+        return place[:, 1::2], place[:, ::2], partner
+    order = rank.topk(evens, dim=1).indices
     moved, stay = order[:, :drop], order[:, drop:].sort(dim=1).values
-    return torch.cat([stay * 2, odd], dim=1), moved * 2, partner.gather(1, moved) + (evens - drop)
+    return torch.cat([stay * 2, place[:, 1::2]], dim=1), moved * 2, partner.gather(1, moved) + (evens - drop)
 
 
 def mean_keys(tokens: Tokens, signals: Signals) -> Tensor:

@@ -11,7 +11,7 @@ from typing import final
 
 import torch
 
-from foveate.methods._base import DROPPED, METHODS, Reducer, class_score, highest, mean_keys, merge, pairs
+from foveate.methods._base import METHODS, Reducer, class_score, highest, mean_keys, merge, pairs
 from foveate.tokens import Signals, Tokens
 
 
@@ -32,10 +32,11 @@ class PPT(Reducer):
         # The variance by its definition, the mean being 1/P because the scores sum to 1.
         spread = score.square().sum(1, keepdim=True)
         prune = spread >= self.threshold * (tokens.patches - 1) + 1 / tokens.patches
-        # A pruned image moves nothing: what `moved` holds then is either an anchor or dropped.
+        # A pruned image merges nothing: what `moved` holds then is either an anchor or dropped.
         return merge(
             tokens,
             torch.where(prune, highest(score, keep), anchor),
             moved,
-            into.masked_fill(prune, DROPPED),
+            into,
+            dropped=prune,
         )
