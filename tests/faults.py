@@ -38,7 +38,7 @@ class _ToMe(Merger):
     max_drop = 0.5
 
     def pairs(self, tokens: Tokens, signals: Signals, keep: int) -> tuple[Tensor, Tensor, Tensor]:
-        return pairs(mean_keys(tokens, signals), tokens.patches - keep)
+        return pairs(mean_keys(signals), tokens.patches - keep, tokens.prefix)
 
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
         return merge(tokens, *self.pairs(tokens, signals, keep))

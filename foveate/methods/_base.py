@@ -142,37 +142,38 @@ def fuse(tokens: Tokens, score: Tensor, keep: int, weight: Tensor, *, normalise:
     )
 
 
-def pairs(metric: Tensor, drop: int) -> tuple[Tensor, Tensor, Tensor]:
+def pairs(metric: Tensor, drop: int, prefix: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """ToMe's bipartite matching: patches at even places propose their most similar one at odd places; the best move.
 
     Args:
-        metric: [B P D], unit vectors.
+        metric: [B N D], unit vectors.
         drop: proposals accepted, at most half of P.
+        prefix: leading vectors to leave out, so that P = N - prefix.
 
     Returns:
         anchor [B P-drop] (what stays of the even places in order, then the odd ones), moved [B drop], into [B drop],
         as `merge` takes them.
     """
-    best, partner = propose(metric)
-    return accept(best, partner, metric.shape[1], drop)
+    best, partner = propose(metric, prefix)
+    return accept(best, partner, metric.shape[1] - prefix, drop)
 
 
-def propose(metric: Tensor) -> tuple[Tensor, Tensor]:
+def propose(metric: Tensor, prefix: int = 0) -> tuple[Tensor, Tensor]:
     """The most similar patch at an odd place for each at an even one.
 
     Written for the runtimes: constant indices because they take strided slices element by element, and two plain
     reductions because OpenVINO's argmax took as long as the product before it.
 
     Args:
-        metric: [B P D], unit vectors.
+        metric: [B N D], vectors of one length, `prefix` of which are left out: P = N - prefix.
 
     Returns:
-        best [B ceil(P/2)], the cosine, and partner [B ceil(P/2)], the first odd place (0 .. P/2-1) that has it.
+        best [B ceil(P/2)], the product, and partner [B ceil(P/2)], the first odd place (0 .. P/2-1) that has it.
     """
     place = torch.arange(metric.shape[1], device=metric.device)
-    cosine = metric.index_select(1, place[::2]) @ metric.index_select(1, place[1::2]).mT
-    best, last = cosine.amax(-1), cosine.shape[-1] - 1
-    return best, torch.where(cosine >= best[..., None], place[: last + 1], last).amin(-1)
+    product = metric.index_select(1, place[prefix::2]) @ metric.index_select(1, place[prefix + 1 :: 2]).mT
+    best, last = product.amax(-1), product.shape[-1] - 1
+    return best, torch.where(product >= best[..., None], place[: last + 1], last).amin(-1)
 
 
 def accept(rank: Tensor, partner: Tensor, patches: int, drop: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,10 +189,10 @@ def accept(rank: Tensor, partner: Tensor, patches: int, drop: int) -> tuple[Tens
     return torch.cat([stay * 2, place[:, 1::2]], dim=1), moved * 2, partner.gather(1, moved) + (evens - drop)
 
 
-def mean_keys(tokens: Tokens, signals: Signals) -> Tensor:
-    """ToMe's metric: every patch's keys, averaged over the heads, as unit vectors. [B P D] float32."""
+def mean_keys(signals: Signals) -> Tensor:
+    """ToMe's metric: every token's keys, averaged over the heads, as unit vectors. [B N D] float32."""
     assert signals.keys is not None
-    mean = signals.keys.mean(1, dtype=torch.float32)[:, tokens.prefix :]
+    mean = signals.keys.mean(1, dtype=torch.float32)
     return mean / length(mean)
 
 

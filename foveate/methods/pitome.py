@@ -29,7 +29,7 @@ class PiToMe(Merger):
         self.proportional = proportional
 
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
-        metric, drop = mean_keys(tokens, signals), tokens.patches - keep
+        metric, drop = mean_keys(signals)[:, tokens.prefix :], tokens.patches - keep
         energy = elu(metric @ metric.mT - self.margin * (1 - signals.depth)).mean(-1)
         order = energy.topk(tokens.patches, dim=1).indices
         if signals.depth < 0.5:

@@ -28,7 +28,7 @@ class PPT(Reducer):
 
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
         score = class_score(tokens, signals)
-        anchor, moved, into = pairs(mean_keys(tokens, signals), tokens.patches - keep)
+        anchor, moved, into = pairs(mean_keys(signals), tokens.patches - keep, tokens.prefix)
         # The variance by its definition, the mean being 1/P because the scores sum to 1.
         spread = score.square().sum(1, keepdim=True)
         prune = spread >= self.threshold * (tokens.patches - 1) + 1 / tokens.patches

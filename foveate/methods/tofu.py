@@ -24,7 +24,7 @@ class ToFu(Reducer):
         self.proportional = proportional
 
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
-        anchor, moved, into = pairs(mean_keys(tokens, signals), tokens.patches - keep)
+        anchor, moved, into = pairs(mean_keys(signals), tokens.patches - keep, tokens.prefix)
         if signals.depth < 0.5:
             return select(tokens, anchor)
         return merge(tokens, anchor, moved, into, keep_norm=True)

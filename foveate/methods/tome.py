@@ -23,4 +23,4 @@ class ToMe(Merger):
         self.proportional = proportional
 
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
-        return merge(tokens, *pairs(mean_keys(tokens, signals), tokens.patches - keep))
+        return merge(tokens, *pairs(mean_keys(signals), tokens.patches - keep, tokens.prefix))
