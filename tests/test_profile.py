@@ -422,35 +422,56 @@ def test_the_parts_are_the_model(host):
     reduced = adapt(model)
     tokens = reduced.embed(image)
     torch.testing.assert_close(Ends(reduced)(image), reduced.finish(tokens))
-    added = Stack(reduced).added
-    if added:
+    stack, attention = Stack(reduced), Stack(reduced, attention_only=True)
+    stack.exit = attention.exit = torch.nn.Identity()
+    if added := stack.added:
         tokens.x[:, :added] = 0.0
     else:
-        torch.testing.assert_close(reduced.finish(tokens._replace(x=Stack(reduced)(tokens.x))), model(image))
-    torch.testing.assert_close(Stack(reduced)(tokens.x[:, added:]), reduced.blocks(tokens).x)
+        torch.testing.assert_close(reduced.finish(tokens._replace(x=stack(tokens.x))), model(image))
+    torch.testing.assert_close(stack(tokens.x[:, added:]), reduced.blocks(tokens).x)
     halves = tokens
     for block in range(3):
         halves = reduced.attend(block, halves, None)
-    torch.testing.assert_close(Stack(reduced, attention_only=True)(tokens.x[:, added:]), halves.x)
-    assert Stack(reduced)(tokens.x[:, added:40]).shape == (2, 40, 32)
+    torch.testing.assert_close(attention(tokens.x[:, added:]), halves.x)
+    assert stack(tokens.x[:, added:40]).shape == (2, 40, 32)
 
 
 @pytest.mark.parametrize("host", [vit, eva])
 @torch.no_grad()
-def test_one_reduction_is_the_block_of_an_adapted_model(host):
-    from foveate.profiling.stack import OneReduction, reachable
+def test_reductions_are_those_of_an_adapted_model(host):
+    from torch import nn
 
-    model, x = host(), torch.randn(2, 65, 32)
-    m = reachable(adapt(model), "tome")
-    assert m == 65 - 21
-    reduced = adapt(model, [Step(block=1, method="tome", tokens=m)])
-    tokens = reduced.embed(torch.randn(2, 3, 32, 32))._replace(x=x)
-    torch.testing.assert_close(OneReduction(model, "tome", m)(x), reduced.block(1, tokens).x)
-    assert OneReduction(model, "tome", 22)(x[:, :33]).shape == (2, 22, 32)  # on fewer tokens than the model has
-    plain = adapt(model)
-    kept = plain.attend(1, tokens, None)
-    kept = kept._replace(x=kept.x[:, :40])
-    torch.testing.assert_close(OneReduction(model, None, 40)(x), plain.mlp(1, kept).x)
+    from foveate.profiling.stack import Reductions
+
+    model, x = host(), torch.randn(2, 60, 32)
+    stack = Reductions(model, "tome", [50, 41])
+    stack.exit = nn.Identity()
+    reduced = adapt(model, [Step(block=1, method="tome", tokens=50), Step(block=2, method="tome", tokens=41)])
+    tokens = adapt(model).embed(torch.randn(2, 3, 32, 32))
+    rope = None if tokens.rope is None else tokens.rope[:, : 60 - tokens.prefix]
+    tokens = tokens._replace(x=x, size=tokens.size[:, :60], rope=rope)
+    torch.testing.assert_close(stack(x), reduced.blocks(tokens).x)
+    free = Reductions(model, None, [50, 41])
+    assert free(x).shape[1] == 41 and not free.reduced.reducers
+    assert Reductions(model, "tome", [40])(x).shape[1] == 40
+
+
+@pytest.mark.parametrize(
+    "tokens, prefix, depth", [(197, 1, 12), (198, 2, 12), (65, 1, 3), (17, 1, 2), (4, 1, 1), (1025, 0, 40)]
+)
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.8, 1.0])
+def test_trials_descend_about_the_count_asked_for(tokens, prefix, depth, share):
+    from foveate.profiling.stack import trial
+
+    n = prefix + max(2, int((tokens - prefix) * share))
+    start, counts = trial(n, tokens, prefix, depth)
+    falling = [start, *counts]
+    assert start <= tokens and all(a > b >= prefix + 2 for a, b in zip(falling, falling[1:], strict=False))
+    assert 1 <= len(counts) <= min(4, depth) and all(
+        b - prefix >= (a - prefix) / 2 for a, b in zip(falling, counts, strict=False)
+    )
+    if tokens > 64 and share < 1:
+        assert abs(sum(falling) / len(falling) / n - 1) < 0.1
 
 
 def test_the_key_sees_structure_and_settings_but_no_weights():

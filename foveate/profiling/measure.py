@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from foveate.adapters import Facts
 
 Progress = Callable[[float, float, str], None]
-METHODS_BY_DEFAULT = ("tome", "topk", "pitome")  # cheap and dear; any other costs the planner as much as the dearest
+METHODS_BY_DEFAULT = ("foveal", "tome", "topk")  # dear and cheap; any other costs the planner as much as the dearest
 MOST_POINTS = 96
 REFINING = 12  # points beyond the coarse grid that progress reckons with
 
@@ -142,7 +142,7 @@ def run(
     """
     known = {(p.part, p.n, p.m): p for p in (_point(row) for row in store.points(key))}
     grid = coarse_grid(low, high)
-    halves = [high, prefix + max(2, (high - prefix) // 2)]
+    halves = [prefix + max(2, (high - prefix) * share // 5) for share in (4, 2)]
     spread = [n for n in grid if n in (low, high) or n % 64 == 0]
     total = 1 + len(spread) + len(halves) * len(methods) + len(grid) + REFINING
 

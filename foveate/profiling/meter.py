@@ -17,7 +17,7 @@ from torch import nn
 
 from foveate.adapters import adapt
 from foveate.profiling.curve import Point
-from foveate.profiling.stack import Ends, OneReduction, Stack, reachable
+from foveate.profiling.stack import Ends, Reductions, Stack, trial
 from foveate.runtimes import RUNTIMES, Worker
 
 # Runtimes whose loaded model is one and the same for every count; others are loaded once a count, as they are deployed.
@@ -63,18 +63,19 @@ class RuntimeMeter:
         return [_median("ends", n, n, ratios[0], reference)]
 
     def reduce(self, methods: Sequence[str], n: int) -> list[Point]:
-        """Each method against keeping the first tokens, for as many of these as it leaves itself."""
-        x = self._random(self.batch, n, self.facts.width)
-        left = {method: reachable(self.reduced, method, n=n) for method in methods}
-        models: dict[str, tuple[Path, np.ndarray]] = {}
-        for method, m in [*left.items(), *((None, m) for m in sorted(set(left.values())))]:
-            name = f"{method or 'none'} {n} {m}"
-            models[name] = (self._built(name, lambda t=method, m=m: OneReduction(self.model, t, m), x.shape), x)
-        ratios, reference = self._time(models, repeat=5)  # short runs, whose difference is shorter still
+        """One reduction of about n tokens: several in a row, against keeping the first tokens for nothing."""
+        f = self.facts
+        start, counts = trial(n, f.tokens, f.prefix, f.depth)
+        x = self._random(self.batch, start, f.width)
+        models: dict[str | None, tuple[Path, np.ndarray]] = {}
+        for method in (None, *methods):
+            name = f"{method or 'none'} {n}"
+            models[method] = (self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape), x)
+        ratios, reference = self._time({f"{m or 'none'} {n}": built for m, built in models.items()}, repeat=3)
         row = dict(zip(models, ratios, strict=True))
         return [
-            _median(f"reduce:{method}", n, m, row[f"{method} {n} {m}"] - row[f"none {n} {m}"], reference)
-            for method, m in left.items()
+            _median(f"reduce:{method}", n, counts[-1], (row[method] - row[None]) / len(counts), reference)
+            for method in methods
         ]
 
     def _stacks(self, part: str, counts: Sequence[int]) -> list[Point]:

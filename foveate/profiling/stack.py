@@ -3,12 +3,14 @@
 All blocks together, not one: a block that is run alone finds its weights in the cache, which no deployed model does.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters import Reduced, adapt
-from foveate.methods import METHODS, Reducer
+from foveate.adapters import Reduced, adapt, describe
 from foveate.plans import Step
+from foveate.schedule import Schedule
 from foveate.tokens import Tokens
 
 
@@ -26,6 +28,7 @@ class Stack(nn.Module):
         self.reduced, self.attention_only = reduced, attention_only
         self.register_buffer("rope", _rope(reduced))
         self.added = 0 if self.rope is None else reduced.facts.prefix
+        self.exit = _exit(reduced)
 
     def forward(self, x: Tensor) -> Tensor:
         rope = self.rope
@@ -38,7 +41,7 @@ class Stack(nn.Module):
             tokens = self.reduced.attend(block, tokens, None)
             if not self.attention_only:
                 tokens = self.reduced.mlp(block, tokens)
-        return tokens.x
+        return self.exit(tokens.x)
 
 
 class Ends(nn.Module):
@@ -52,42 +55,61 @@ class Ends(nn.Module):
         return self.reduced.finish(self.reduced.embed(image))
 
 
-class OneReduction(nn.Module):
-    """The middle block, reducing n tokens to `tokens`: x [B n C] -> [B tokens C].
+class Reductions(nn.Module):
+    """The first blocks of a model, most of which reduce: x [B n C] -> [B m C], counts as in `counts`.
 
-    Without a `method` the first tokens are kept, for nothing: what a method costs is its time less this one's.
+    Several in their places, not one alone: beside other blocks a reduction finds neither its code nor its tokens in
+    the nearest cache, and costs up to twice as much. Without a `method` the first tokens are kept, for nothing: what a
+    method costs is its time less this one's.
     """
 
     rope: Tensor | None
 
-    def __init__(self, model: nn.Module, method: str | None, tokens: int) -> None:
+    def __init__(self, model: nn.Module, method: str | None, counts: Sequence[int]) -> None:
         super().__init__()
-        plain = adapt(model)
-        self.block, self.tokens = plain.facts.depth // 2, tokens
-        if method is not None:
-            # Any legal step makes the adapter ready to tap this block; the count comes from here, for any n.
-            plain = adapt(model, [Step(block=self.block, method=method, tokens=reachable(plain, method))])
-        self.reduced, self.method = plain.eval(), method
-        self.register_buffer("rope", _rope(plain))
+        first = 1 if len(counts) > 1 else 0
+        self.cuts = dict(enumerate(counts, first))
+        f = describe(model)
+        # Any legal steps make the adapter ready to reduce in these blocks; the counts, from any n, are put in here.
+        steps = [Step(block=b, method=method, tokens=f.tokens - 1 - b) for b in self.cuts] if method else []
+        self.reduced, self.method = adapt(model, steps).eval(), method
+        self.reduced.schedule = Schedule.cut(f.tokens, f.depth, self.cuts, f.prefix)
+        self.register_buffer("rope", _rope(self.reduced))
+        self.exit = _exit(self.reduced)
 
     def forward(self, x: Tensor) -> Tensor:
-        r, block, p = self.reduced, self.block, self.reduced.facts.prefix
-        rope = None if self.rope is None else self.rope[:, : x.shape[1] - p]
-        tokens = r.attend(block, _tokens(x, r, rope), None)
-        if self.method is None:
-            rope = None if tokens.rope is None else tokens.rope[:, : self.tokens - p]
-            tokens = tokens._replace(x=tokens.x[:, : self.tokens], size=tokens.size[:, : self.tokens], rope=rope)
-        else:
-            reducer = r.reducers[str(block)]
-            assert isinstance(reducer, Reducer)
-            tokens = reducer(tokens, r.signals(block, tokens, None, reducer.needs), self.tokens - p)
-        return r.mlp(block, tokens).x
+        r, p = self.reduced, self.reduced.facts.prefix
+        tokens = _tokens(x, r, None if self.rope is None else self.rope[:, : x.shape[1] - p])
+        for block in range(min(r.facts.depth, max(self.cuts) + 2)):
+            bias = r.bias(block, tokens)
+            tokens = r.attend(block, tokens, bias)
+            if block in self.cuts:
+                tokens = r.reduce(block, tokens, bias) if self.method else _first(tokens, self.cuts[block])
+            tokens = r.mlp(block, tokens)
+        return self.exit(tokens.x)
 
 
-def reachable(reduced: Reduced, method: str, share: float = 1 / 3, n: int | None = None) -> int:
-    """Tokens left of n (default all) where `method` removes about `share` of the patches, or the most it can."""
-    n = reduced.facts.tokens if n is None else n
-    return n - max(1, int((n - reduced.facts.prefix) * min(share, METHODS[method].max_drop)))
+def trial(n: int, tokens: int, prefix: int, depth: int) -> tuple[int, list[int]]:
+    """(tokens at the start, counts after each reduction) whose mean is about n: at most four, an eighth of n each."""
+    least = prefix + 2
+    start = min(tokens, max(n + n // 4, least + 1))
+    times = max(1, min(4, depth - 2, start - least))
+    last = max(least, min(n - n // 4, start - times))
+    return start, [start - round(i * (start - last) / times) for i in range(1, times + 1)]
+
+
+def _first(tokens: Tokens, n: int) -> Tokens:
+    rope = None if tokens.rope is None else tokens.rope[:, : n - tokens.prefix]
+    return tokens._replace(x=tokens.x[:, :n], size=tokens.size[:, :n], rope=rope)
+
+
+def _exit(reduced: Reduced) -> nn.Linear:
+    """A narrow product to end with, as every classifier does.
+
+    A runtime that computes in bf16 leaves what comes after the last product in float32. Without one at the end, that
+    was the whole residual stream to OpenVINO: conversions in every block made it a tenth dearer than it is.
+    """
+    return nn.Linear(reduced.facts.width, 16, bias=False)
 
 
 def _rope(reduced: Reduced) -> Tensor | None:

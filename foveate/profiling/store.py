@@ -15,7 +15,7 @@ from typing import Any, Self
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 TABLES = """
 CREATE TABLE IF NOT EXISTS points (
     key TEXT, part TEXT, n INTEGER, m INTEGER, ratio REAL, reference_ms REAL, rounds INTEGER,
