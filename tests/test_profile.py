@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -466,10 +467,8 @@ def test_trials_descend_about_the_count_asked_for(tokens, prefix, depth, share):
     n = prefix + max(2, int((tokens - prefix) * share))
     start, counts = trial(n, tokens, prefix, depth)
     falling = [start, *counts]
-    assert start <= tokens and all(a > b >= prefix + 2 for a, b in zip(falling, falling[1:], strict=False))
-    assert 1 <= len(counts) <= min(4, depth) and all(
-        b - prefix >= (a - prefix) / 2 for a, b in zip(falling, counts, strict=False)
-    )
+    assert start <= tokens and all(a > b >= prefix + 2 for a, b in pairwise(falling))
+    assert 1 <= len(counts) <= min(4, depth) and all(b - prefix >= (a - prefix) / 2 for a, b in pairwise(falling))
     if tokens > 64 and share < 1:
         assert abs(sum(falling) / len(falling) / n - 1) < 0.1
 

@@ -2,8 +2,9 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,17 @@ import numpy as np
 from foveate.adapters import Facts, describe
 from foveate.adapters.load import BUNDLED, load
 from foveate.errors import InputError
-from foveate.files import write_text
 from foveate.fitting.baseline import contenders, fastest_dense
-from foveate.fitting.bench import photographs, reference_logits
+from foveate.fitting.bench import Bench, photographs, reference_logits
 from foveate.fitting.evidence import origin, quality, tagged
 from foveate.fitting.job import Progress
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
 from foveate.methods import METHODS
 from foveate.planners.table import LatencyTable
-from foveate.planning import plan_candidates
+from foveate.planning import Candidate, plan_candidates
 from foveate.plans import Step
-from foveate.profiling import profile
+from foveate.profiling import Profile, profile
 from foveate.result import Result, Tag, write_results
 from foveate.schedule import Schedule, macs
 
@@ -52,9 +52,11 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Put every method, in its three-block schedule, and the planner at each of `levels` of the dense latency.
 
-    The single methods reduce in the blocks at 1/4, 1/2 and 3/4 of the depth, by the same factor each, to the counts
-    whose predicted latency is nearest below the level. Quality is what the built file answers on photographs that the
-    planner did not see. Returns the rows and writes results.jsonl and compare.html into `out`.
+    The single methods reduce in the blocks at 1/4, 1/2 and 3/4 of the depth, by the same factor each. Levels are
+    measured, not predicted: counts are corrected by what a build takes until it lands at most a point above the level
+    and two below, and of the planner's candidates the one closest to the dense model counts of those that do. Quality
+    is what the built file answers on photographs that the planner did not see. Returns the rows and writes
+    results.jsonl and compare.html into `out`.
     """
     if bad := [v for v in levels if not 0.1 <= v < 1]:
         raise InputError(f"--level is {bad[0]:g}; allowed: 0.1 to below 1 (a share of the dense latency)")
@@ -82,29 +84,25 @@ def compare(
             loaded.model, runtime=bench.runtime, precision=bench.precision, batch=batch, threads=threads,
             progress=lambda done, total, text: progress("profile", min(1.0, done / max(total, 1)), text),
         )  # fmt: skip
-        source = origin(bench, seed)
-        dense = found.dense_ms
+        source, landing = origin(bench, seed), Landing(bench, found)
         total = len(levels) * (len(able) + 1)
         for level in levels:
-            plans: list[tuple[str, tuple[Step, ...]]] = [
-                (m, three_blocks(facts, m, found.table, level * dense)) for m in able
-            ]
-            best = plan_candidates(
-                loaded.model, x_search, search.labels, found.table, methods=methods,
-                latency_ms=level * dense, budget_seconds=seconds, seed=seed,
-                progress=lambda share, text: progress("plan", share, text),
-            )  # fmt: skip
-            within = [c for c in best if c.steps and c.predicted_ms <= level * dense * 1.001]
-            if within:
-                plans.append(("pareto", tuple(min(within, key=lambda c: c.kl).steps)))
-            for method, steps in plans:
+            for method in [*able, "pareto"]:
                 progress("measure", len(rows) / total, f"{method} at {level:g} of the dense latency")
-                if not steps:
+                if method == "pareto":
+                    cap = found.dense_ms * level * landing.optimism
+                    best = plan_candidates(
+                        loaded.model, x_search, search.labels, found.table, methods=methods,
+                        latency_ms=cap, budget_seconds=seconds, seed=seed,
+                        progress=lambda share, text: progress("plan", share, text),
+                    )  # fmt: skip
+                    label = landing.best([c for c in best if c.steps], level)
+                else:
+                    label = landing.near(level, partial(three_blocks, facts, method, found.table))
+                if label is None:
                     log.warning("%s cannot reach %g of the dense latency", method, level)
                     continue
-                label = f"{method} {level:g}"
-                build = bench.add(label, steps)
-                bench.time(["dense", label], 5)
+                build = bench.builds[label]
                 base, other = bench.time(["dense", label], pairs)
                 s = speedup(base, other, level=0.99)
                 q = quality(reference, bench.logits(label, x_unseen), unseen.labels)
@@ -133,9 +131,8 @@ def compare(
                         "drop_high": None if q.drop is None else q.drop.high,
                         "accuracy": None if q.accuracy is None else q.accuracy.value,
                         "gmacs": gmacs, "tokens": list(build.plan.schedule.after), "images": len(unseen),
-                        "predicted": found.predict(steps) / dense,
-                        "measured": float(np.median(other) / np.median(base)),
-                        "steps": [p.model_dump() for p in steps],
+                        "predicted": found.predict(build.plan) / found.dense_ms, "measured": 1 / s.value,
+                        "steps": [p.model_dump() for p in build.plan.steps],
                     }
                 )  # fmt: skip
                 bench.drop(label)
@@ -144,8 +141,72 @@ def compare(
     from foveate.report.compare import write_comparison
 
     write_comparison(results, out / "compare.html")
-    write_text(out / "loaded.txt", f"{loaded.ref.name} {loaded.ref.weights} {loaded.note or ''}\n")
     return rows
+
+
+class Landing:
+    """Brings plans to a share of the dense latency, by measuring what they take."""
+
+    above, below = 0.01, 0.02  # how far off a level, in shares of the dense latency, a plan may land
+
+    def __init__(self, bench: Bench, found: Profile) -> None:
+        self.bench, self.found = bench, found
+        self._predicted, self._measured = list[float](), list[float]()
+        self._built = 0
+
+    @property
+    def optimism(self) -> float:
+        """Predicted over measured latency, each as a share of the dense one: the median so far."""
+        if not self._measured:
+            return 1.0
+        return float(np.median(np.divide(self._predicted, self._measured)))
+
+    def near(self, level: float, steps_for: Callable[[float], tuple[Step, ...]], tries: int = 4) -> str | None:
+        """Build what `steps_for` a predicted latency (ms) gives until it lands near `level`; the build's label.
+
+        None where nothing as fast was found. Of those not above the level, the slowest is taken.
+        """
+        aim, seen, best = level * self.optimism, list[tuple[Step, ...]](), None
+        for _ in range(tries):
+            steps = steps_for(aim * self.found.dense_ms)
+            if not steps or steps in seen:
+                break
+            seen.append(steps)
+            label, share = self._measure(steps)
+            best = self._keep(best, (share, label) if share <= level + self.above else None, label)
+            if level - self.below <= share <= level + self.above:
+                break
+            aim *= level / share
+        return None if best is None else best[1]
+
+    def best(self, candidates: Sequence[Candidate], level: float, tries: int = 6) -> str | None:
+        """The candidate of least KL among those that land at most near `level`; its build's label."""
+        best, cap = None, (level + 2 * self.above) * self.optimism * self.found.dense_ms
+        for candidate in sorted((c for c in candidates if c.predicted_ms <= cap), key=lambda c: c.kl)[:tries]:
+            label, share = self._measure(candidate.steps)
+            best = self._keep(best, (-candidate.kl, label) if share <= level + self.above else None, label)
+        return None if best is None else best[1]
+
+    def _measure(self, steps: tuple[Step, ...]) -> tuple[str, float]:
+        label = f"plan {self._built}"
+        self._built += 1
+        self.bench.add(label, steps)
+        self.bench.time(["dense", label], 5)
+        base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
+        share = 1 / speedup(base, other).value
+        self._predicted.append(self.found.predict(steps) / self.found.dense_ms)
+        self._measured.append(share)
+        return label, share
+
+    def _keep(
+        self, best: tuple[float, str] | None, new: tuple[float, str] | None, label: str
+    ) -> tuple[float, str] | None:
+        """The better of two builds; the other is forgotten."""
+        if new is not None and (best is None or new[0] > best[0]):
+            best, label = new, best[1] if best else ""
+        if label:
+            self.bench.drop(label)
+        return best
 
 
 def three_blocks(facts: Facts, method: str, table: LatencyTable, limit_ms: float) -> tuple[Step, ...]:

@@ -80,12 +80,14 @@ def proven(
     first: int = 64,
     most: int = 1024,
     tight: float = 0.02,
+    claims: int = 1,
 ) -> tuple[Speedup, Samples, Samples]:
     """Measure pairs until the question is settled: `measure(n)` returns n more pairs (base_ms, other_ms).
 
     Looks at 64, 128, ... pairs and stops at the first that proves faster or slower, or whose interval is within a share
     `tight` of its middle, or at `most`. Looking K times is paid for by Bonferroni: every look's interval has the level
-    1 - (1 - level) / K, so that all of them hold at once with `level`, which is what the returned Speedup says.
+    1 - (1 - level) / K, so that all of them hold at once with `level`, which is what the returned Speedup says. In the
+    same way is paid for `claims`: how many such questions may be asked until one is answered with yes.
 
     Returns:
         The Speedup and all samples, base and other.
@@ -95,7 +97,7 @@ def proven(
     looks = [first]
     while looks[-1] < most:
         looks.append(min(2 * looks[-1], most))
-    each = 1 - (1 - level) / len(looks)
+    each = 1 - (1 - level) / (len(looks) * claims)
     base, other = np.empty(0), np.empty(0)
     found = None
     for look in looks:

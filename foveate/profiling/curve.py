@@ -18,8 +18,9 @@ class Point(BaseModel):
     """One median latency.
 
     `part`: "blocks" (all blocks on n tokens), "attention" (their attention halves), "ends" (embedding and head), or
-    "reduce:<method>" (one reduction of about n tokens, the mean of several in a row that end with m). Timed in rounds beside a reference, the blocks on the full
-    count; `ratio` is the median over the rounds of this over that, in which the machine's drift cancels.
+    "reduce:<method>" (one reduction of about n tokens: the mean of several in a row, the last of which leaves m). Timed
+    in rounds beside a reference, the blocks on the full count; `ratio` is the median over the rounds of this over that,
+    in which the machine's drift cancels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
