@@ -473,3 +473,16 @@ def test_a_shared_graph_is_made_once_for_a_model_and_shape(model, stack, tmp_pat
             onnx_file(m, shape, tmp_path / "m.onnx")
     onnx_file(*first, tmp_path / "m.onnx")
     assert made == [first, second, first, first]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_nothing_outlives_a_worker(runtime, tmp_path, model):
+    """OpenVINO used to fork a process that reported its import, and hung for ever."""
+    if reason := RUNTIMES[runtime].why_not("fp32"):
+        pytest.skip(reason)
+    file = RUNTIMES[runtime].build(model, tmp_path / "a", shape=(1, *IMAGE), precision="fp32")
+    with Worker(runtime, threads=1) as worker:
+        worker.load("a", file, precision="fp32")
+        group = worker.facts()["pid"]  # a worker leads a process group of its own
+    left = [p.pid for p in psutil.process_iter() if p.pid != group and os.getpgid(p.pid) == group]
+    assert not left

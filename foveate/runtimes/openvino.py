@@ -4,6 +4,7 @@ The CPU plug-in computes in bf16 by default where it can; here the precision is 
 the rest of the graph in bf16 where the CPU has it, as OpenVINO would.
 """
 
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,8 +46,7 @@ class OpenVino(Runtime):
     @classmethod
     def convert(cls, graph: Path, target: Path, precision: str, calibration: np.ndarray | None) -> None:
         """`calibration` [batches batch ...]."""
-        import openvino as ov
-
+        ov = _openvino()
         model = ov.Core().read_model(graph)
         if precision == "int8":
             assert calibration is not None
@@ -55,8 +55,7 @@ class OpenVino(Runtime):
 
     @classmethod
     def _load(cls, path: Path, *, precision: str, threads: int, shape: tuple[int, ...] | None) -> Runner:
-        import openvino as ov
-
+        ov = _openvino()
         core = ov.Core()
         model = core.read_model(path)
         takes = tuple(None if d.is_dynamic else d.get_length() for d in model.inputs[0].partial_shape)
@@ -80,11 +79,21 @@ class OpenVino(Runtime):
         return Runner(call, takes)
 
 
+def _openvino():  # type: ignore[no-untyped-def]
+    """OpenVINO, without what it would send home.
+
+    Importing it reports the import, in a process forked for that. Forked from one of ours, whose other thread waits for
+    input, that process never ended: one of them was left behind by every model built or timed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it now fails, as if absent
+    import openvino
+
+    return openvino
+
+
 @cache
 def _capabilities() -> tuple[str, ...]:
-    import openvino as ov
-
-    return tuple(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return tuple(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _quantise(model, graph: Path, calibration: np.ndarray):  # type: ignore[no-untyped-def]
