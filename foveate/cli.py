@@ -195,15 +195,23 @@ def compare(
     out_dir: Annotated[Path, typer.Option("--out", help="folder for results.jsonl and compare.html")] = Path(
         "foveate-compare"
     ),
+    published: Annotated[
+        bool, typer.Option("--published", help="only list tokens and GMACs of the papers' settings; measures nothing")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Every method at the same latencies, and the planner's own choice: one table and one plot.
 
-    Example:
+    Examples:
 
         foveate compare vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --level 0.8 --level 0.65
+
+        foveate compare deit_small_patch16_224 --random-weights --published
     """
+    if published:
+        list_published(model, weights, random_weights, allow_pickle, as_json)
+        return
     from foveate.fitting.comparing import compare as run_compare
 
     with stages() as progress:
@@ -222,6 +230,22 @@ def compare(
             )  # fmt: skip
         out.print(table)
     err.print(f"written  {out_dir}/ (compare.html, results.jsonl)")
+    emit({"rows": rows}, as_json)
+
+
+def list_published(model: str, weights: Path | None, random_weights: bool, allow_pickle: bool, as_json: bool) -> None:
+    import foveate
+    from foveate.adapters import describe
+    from foveate.fitting.published import published
+
+    loaded = foveate.load(model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
+    rows = published(describe(loaded.model))
+    if not as_json:
+        table = Table("setting", "tokens after every block", "GMACs", "of dense", title=model)
+        for r in rows:
+            tokens = " ".join(map(str, r["tokens"]))
+            table.add_row(r["setting"], tokens, f"{r['gmacs']:.3f}", f"{r['share']:.1%}")
+        out.print(table)
     emit({"rows": rows}, as_json)
 
 

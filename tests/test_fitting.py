@@ -9,6 +9,9 @@ import pytest
 import foveate
 from foveate.errors import InputError
 from foveate.fitting import Budget
+from foveate.fitting.comparing import Landing, compare
+from foveate.planning import Candidate
+from foveate.plans import Step
 from foveate.preprocess import read_image
 
 QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0}
@@ -93,3 +96,80 @@ def test_a_damaged_folder_is_one_error(fitted, tmp_path):
 )
 def test_budgets_say_what_they_are(budget, text):
     assert str(budget) == text
+
+
+class Track:
+    """A bench on which the time a plan takes is known: what was predicted, plus a cost of each step that was not."""
+
+    def __init__(self, hidden):
+        self.hidden, self.builds, self.rng = hidden, {"dense": 1.0}, np.random.default_rng(0)
+
+    def add(self, label, steps):
+        self.builds[label] = predicted(steps) + self.hidden * len(steps)
+
+    def drop(self, label):
+        del self.builds[label]
+
+    def rounds_for(self, label, seconds, least):
+        return least
+
+    def time(self, labels, rounds):
+        noise = self.rng.normal(1, 0.002, (len(labels), rounds))
+        return np.array([[self.builds[label]] for label in labels]) * noise
+
+
+def predicted(steps):
+    return 1 - sum((197 - s.tokens) / 1000 for s in steps)
+
+
+class Forecast:
+    dense_ms = 1.0
+    predict = staticmethod(predicted)
+
+
+def cut_to(ms):
+    """The step predicted to take at most `ms`, where there is one."""
+    tokens = 197 - int(np.ceil((1 - ms) * 1000))
+    return (Step(block=3, method="topk", tokens=tokens),) if tokens >= 3 else ()
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.05, -0.04])
+def test_plans_are_brought_to_the_level_that_was_asked_for(hidden):
+    bench = Track(hidden)
+    landing = Landing(bench, Forecast())
+    for level in (0.95, 0.9):
+        label = landing.near(level, cut_to)
+        assert level - landing.below <= bench.builds[label] <= level + landing.above + 0.001
+        bench.drop(label)
+    assert set(bench.builds) == {"dense"}  # whatever missed was forgotten
+    assert landing.optimism == pytest.approx(1 - hidden / 0.95, abs=0.03)
+
+
+def test_a_level_out_of_reach_gives_nothing():
+    bench = Track(0.5)
+    assert Landing(bench, Forecast()).near(0.9, cut_to) is None and set(bench.builds) == {"dense"}
+
+
+def test_the_planner_counts_with_its_best_plan_that_lands():
+    """The one of least KL is measured to be too slow; of the others the better one is taken, not the faster."""
+    bench = Track(0.03)
+
+    def candidate(kl, *tokens):
+        steps = tuple(Step(block=3 + i, method="topk", tokens=n) for i, n in enumerate(tokens))
+        fields = dict.fromkeys(
+            ("speedup", "macs_ratio", "kl_low", "kl_high", "agreement", "expected_drop", "search_kl"), 0.0
+        )
+        return Candidate(steps=steps, predicted_ms=predicted(steps), kl=kl, drop=None, images=1, **fields)
+
+    found = [candidate(0.1, 190, 185, 180), candidate(0.2, 120), candidate(0.3, 60)]
+    label = Landing(bench, Forecast()).best(found, 0.96)
+    assert bench.builds[label] == pytest.approx(predicted(found[1].steps) + 0.03) and len(bench.builds) == 2
+
+
+@pytest.mark.slow
+def test_compare_measures_every_method_at_the_level(tmp_path):
+    rows = compare(images=40, levels=(0.8,), methods=("topk", "tome"), seconds=3, runtime="eager", precision="fp32",
+                   pairs=20, out=tmp_path / "out")  # fmt: skip
+    assert [r["method"] for r in rows] == ["topk", "tome", "pareto"]
+    assert all(0.5 < r["measured"] < 0.9 and r["kl"] > 0 and r["gmacs"] > 0 for r in rows)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"results.jsonl", "compare.html"}

@@ -67,6 +67,19 @@ def test_the_null_check_can_fail(noise):
     assert runs_called_faster(noise, lambda a, b: any(speedup(a[:n], b[:n], 0.9).faster for n in looks)) > 0.05
 
 
+def test_several_claims_widen_the_interval():
+    """One plan out of four may be proven by luck four times as often: the interval pays for it."""
+    base, other = NOISES[0](np.random.default_rng(3), 128)
+
+    def once(claims):
+        found, _, _ = proven(lambda n: (1.05 * base[:n], other[:n]), first=128, most=128, claims=claims)
+        return found
+
+    one, four = once(1), once(4)
+    assert one.level == four.level == 0.99 and one.value == four.value
+    assert four.low < one.low and one.high < four.high
+
+
 @pytest.mark.parametrize("noise", NOISES)
 def test_the_interval_covers_the_true_ratio(noise):
     rng = np.random.default_rng(1)

@@ -1,5 +1,6 @@
 """Schedules against the token counts and multiply-accumulates of the papers (pomt.md, sections 4.1, 4.2 and 4.4)."""
 
+import json
 import math
 from itertools import pairwise
 
@@ -9,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foveate.adapters import Facts
 from foveate.adapters.macs import macs_of
 from foveate.errors import InputError
+from foveate.fitting.published import published
 from foveate.plans import Step
 from foveate.schedule import Schedule, macs
 
@@ -120,6 +123,48 @@ def test_published_schedules(size, schedule, tokens, want, published):
     assert schedule.after == tokens
     assert printed(gmacs(size, schedule), want)
     assert published is None or printed(gmacs(size, schedule), published)
+
+
+NAMED = {  # what `foveate compare --published` calls the rows above
+    "tome r=5": 0, "tome r=8": 1, "tome r=13": 2, "tome r=16": 3, "tome r=13, -1": 10, "evit 0.9": 12, "evit 0.8": 13,
+    "evit 0.7": 14, "evit 0.6": 15, "evit 0.5": 16, "evit 0.7, not fused": 17, "ppt r=50": 19, "pitome 0.925": 20,
+    "pitome 0.9": 22, "pomt r=56": 23, "pomt r=69": 24,
+}  # fmt: skip
+
+
+def test_compare_lists_the_published_rows():
+    from typer.testing import CliRunner
+
+    from foveate.cli import app
+
+    done = CliRunner().invoke(app, ["compare", "deit_small_patch16_224", "--random-weights", "--published", "--json"])
+    rows = {r["setting"]: r for r in json.loads(done.stdout)["rows"]}
+    assert set(NAMED) | {"tome r=7"} == set(rows)
+    for name, at in NAMED.items():
+        size, _, tokens, want, _ = ROWS[at]
+        assert size == "S" and tuple(rows[name]["tokens"]) == tokens and printed(rows[name]["gmacs"], want), name
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r[0] != "S"])
+def test_compare_lists_them_for_larger_models(row):
+    """The rows of B, L and H: what the command does once a model is described."""
+    size, _, tokens, want, _ = row
+    width, depth, patch, patches = SIZES[size]
+    side = int(patches**0.5)
+    facts = Facts("VisionTransformer", patches + 1, depth, 1, width, 16, (side, side), (3, 224, 224), (patch, patch),
+                  1000, True)  # fmt: skip
+    assert any(tuple(r["tokens"]) == tokens and printed(r["gmacs"], want) for r in published(facts))
+
+
+def test_dynamicvit():
+    """DynamicViT prunes before a block, so attention and MLP see one count; its predictors are counted too."""
+    tokens = Schedule.powers(197, 12, 0.7, THREE).after
+    assert tokens == staged(138, 97, 68)
+    block = lambda n: macs(Schedule.full(n, 1), 384, patches=0, patch_size=16, classes=0)
+    rest = macs(Schedule.full(0, 1), 384, patches=196, patch_size=16)
+    predictor = 384 * 384 + 384 * 192 + 192 * 96 + 96 * 2
+    total = rest + sum(map(block, tokens)) + predictor * (196 + 137 + 96)
+    assert printed(total / 1e9, "2.981")
 
 
 def test_ppt_prints_a_little_more():

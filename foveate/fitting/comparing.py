@@ -16,7 +16,7 @@ from foveate.errors import InputError
 from foveate.fitting.baseline import contenders, fastest_dense
 from foveate.fitting.bench import Bench, photographs, reference_logits
 from foveate.fitting.evidence import origin, quality, tagged
-from foveate.fitting.job import Progress
+from foveate.fitting.job import PLANNED_ON, Progress
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
 from foveate.methods import METHODS
@@ -72,6 +72,7 @@ def compare(
     photos = photographs(data, loaded, limit=images, seed=seed)
     search, unseen = photos.split(0.4, seed)
     x_search, x_unseen = search.array(loaded.preprocess), unseen.array(loaded.preprocess)
+    few, labels = x_search[:PLANNED_ON], None if search.labels is None else search.labels[:PLANNED_ON]
     reference, answers = reference_logits(loaded.model, x_unseen), reference_logits(loaded.model, x_search[:64])
     rows: list[dict[str, Any]] = []
     results: list[Result] = []
@@ -92,7 +93,7 @@ def compare(
                 if method == "pareto":
                     cap = found.dense_ms * level * landing.optimism
                     best = plan_candidates(
-                        loaded.model, x_search, search.labels, found.table, methods=methods,
+                        loaded.model, few, labels, found.table, methods=methods,
                         latency_ms=cap, budget_seconds=seconds, seed=seed,
                         progress=lambda share, text: progress("plan", share, text),
                     )  # fmt: skip

@@ -41,6 +41,7 @@ STAGES = ("load", "dense", "profile", "plan", "measure", "verify", "write")
 PAIRS = 700  # measured pairs behind the verdict where they fit: MLPerf's rule wants 662 for a p99
 VERIFY_SECONDS = 40.0
 PLANNED_ON = 160  # photographs a search scores plans on: more plans on fewer photographs find better ones
+SHORTLIST = 6  # plans built and measured
 VERIFIED = 4  # plans that may be put to the proof, one after the other
 HOPE = 3.0  # plans expected to lose up to so many times the budget are built too: what they lose is then measured
 
@@ -238,41 +239,54 @@ class _Job:
     def measure_and_verify(self) -> None:
         """Measure the shortlist where it will run, then prove the best on fresh pairs; fall back until one holds."""
         limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
-        shortlist = self.shortlist(limit)
-        for i, candidate in enumerate(shortlist):
-            label = f"candidate {i + 1}"
-            self.progress("measure", i / len(shortlist), ", ".join(map(str, candidate.steps)))
-            self.bench.add(label, candidate.steps, planner="pareto")
-            self.measured[label] = candidate
-            self.bench.time(["dense", label], 10)
-            base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
-            # Against the dense build of the same rounds: the machine's own speed drifts between candidates.
-            self.ratios[label] = 1 / speedup(base, other).value
-            answer = self.bench.logits(label, self.x_search)
-            self.checked[label] = quality(self.logits_search, answer, self.search.labels)
+        # Under a limit the second half is picked knowing how far off predictions were for the first.
+        for count in (SHORTLIST,) if limit is None else (SHORTLIST // 2, SHORTLIST // 2):
+            for candidate in self.shortlist(limit, count):
+                self.measure(candidate)
         points = self.budget.points
         able = [label for label in self.measured if points is None or self.checked[label].points_lost <= points]
         ranked = sorted(able, key=lambda label: self.rank(label, limit))
         if not ranked:
-            self.reason = f"of {len(self.candidates)} plans scored and {len(shortlist)} built none kept the budget"
+            self.reason = f"of {len(self.candidates)} plans scored and {len(self.measured)} built none kept the budget"
         tried = ranked[:VERIFIED]
         for label in tried:
             self.progress("verify", 0.0, ", ".join(map(str, self.measured[label].steps)))
             if self.holds(label, claims=len(tried)):
                 return
 
-    def shortlist(self, limit: float | None, most: int = 6) -> list[Candidate]:
-        """The candidates worth building; which of them keep the budget is then measured."""
-        points = self.budget.points
+    def measure(self, candidate: Candidate) -> None:
+        label = f"candidate {len(self.measured) + 1}"
+        self.progress("measure", len(self.measured) / SHORTLIST, ", ".join(map(str, candidate.steps)))
+        self.bench.add(label, candidate.steps, planner="pareto")
+        self.measured[label] = candidate
+        self.bench.time(["dense", label], 10)
+        base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
+        # Against the dense build of the same rounds: the machine's own speed drifts between candidates.
+        self.ratios[label] = 1 / speedup(base, other).value
+        answer = self.bench.logits(label, self.x_search)
+        self.checked[label] = quality(self.logits_search, answer, self.search.labels)
+
+    def shortlist(self, limit: float | None, most: int) -> list[Candidate]:
+        """The candidates worth building next; which of them keep the budget is then measured."""
+        points, built = self.budget.points, [c.steps for c in self.measured.values()]
         able = [c for c in self.candidates if c.steps and (points is None or c.expected_drop <= HOPE * points)]
         if limit is None:
             by_speed = sorted(able, key=lambda c: c.predicted_ms)
             picks = np.linspace(0, len(by_speed) - 1, min(most, len(by_speed))).round().astype(int)
             return [by_speed[i] for i in picks]
         # The prediction is good to some per cent: look a little to either side of the limit.
-        near = sorted((c for c in able if c.predicted_ms <= limit * self.scale * 1.02), key=lambda c: c.kl)
-        faster = [c for c in near[most - 1 :] if c.predicted_ms <= 0.93 * limit * self.scale][:1]
+        cap = limit * self.scale / self.bias
+        near = sorted((c for c in able if c.predicted_ms <= 1.02 * cap and c.steps not in built), key=lambda c: c.kl)
+        faster = [c for c in near[most - 1 :] if c.predicted_ms <= 0.95 * cap][:1]
         return near[: most - len(faster)] + faster
+
+    @property
+    def bias(self) -> float:
+        """Measured over predicted latency, both relative to the dense build: the median so far."""
+        if not self.measured or self.profile is None:
+            return 1.0
+        dense = self.profile.dense_ms
+        return float(np.median([self.ratios[k] * dense / c.predicted_ms for k, c in self.measured.items()]))
 
     def rank(self, label: str, limit: float | None) -> tuple[bool, float]:
         if limit is None:

@@ -1,0 +1,60 @@
+"""The settings that papers print figures for, on any model: tokens and arithmetic, without measuring anything.
+
+ToMe removes r tokens a block (or linearly fewer, "13, -1"); PiToMe keeps a share of the patches in every block; EViT
+keeps a share of them in the blocks at 1/4, 1/2 and 3/4 of the depth, with or without its fused token; PPT removes r in
+each of these; POMT removes all in one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from foveate.adapters import Facts
+from foveate.schedule import Schedule, macs
+
+Setting = Callable[[Facts], Schedule]
+
+
+def _three(f: Facts) -> list[int]:
+    return [f.depth // 4, f.depth // 2, 3 * f.depth // 4]
+
+
+def _tome(r: int, inflect: float = 0.0) -> Setting:
+    return lambda f: Schedule.tome(f.tokens, f.depth, r, inflect, f.prefix)
+
+
+def _evit(share: float, fused: bool = True) -> Setting:
+    return lambda f: Schedule.keep_ratio(f.tokens, f.depth, share, _three(f), f.prefix, fused)
+
+
+def _pitome(share: float) -> Setting:
+    return lambda f: Schedule.shrink(f.tokens, f.depth, share, f.prefix)
+
+
+def _pomt(r: int) -> Setting:
+    return lambda f: Schedule.pomt(f.tokens, f.depth, r, f.depth // 4, f.prefix)
+
+
+SETTINGS: dict[str, Setting] = {
+    **{f"tome r={r}": _tome(r) for r in (5, 7, 8, 13, 16)},
+    "tome r=13, -1": _tome(13, -1.0),
+    **{f"evit {share:g}": _evit(share) for share in (0.9, 0.8, 0.7, 0.6, 0.5)},
+    "evit 0.7, not fused": _evit(0.7, fused=False),
+    "ppt r=50": lambda f: Schedule.stages(f.tokens, f.depth, 50, _three(f), f.prefix),
+    **{f"pitome {share:g}": _pitome(share) for share in (0.925, 0.9)},
+    **{f"pomt r={r}": _pomt(r) for r in (56, 69)},
+}
+
+
+def published(facts: Facts) -> list[dict[str, Any]]:
+    """A row a setting: tokens after every block, GMACs (reduction itself not counted) and their share of the dense."""
+    count = lambda s: macs(
+        s, facts.width, patches=facts.patches, patch_size=facts.patch[0], classes=facts.classes
+    )  # fmt: skip
+    dense, rows = count(Schedule.full(facts.tokens, facts.depth, facts.prefix)), []
+    for name, setting in SETTINGS.items():
+        schedule = setting(facts)
+        cost = count(schedule)
+        rows.append(
+            {"setting": name, "tokens": list(schedule.after), "gmacs": cost / 1e9, "share": cost / dense}
+        )  # fmt: skip
+    return rows
