@@ -99,7 +99,7 @@ def one(
             def measure(kind: str = kind, steps: tuple[Step, ...] = steps) -> dict[str, Any]:
                 bench.add(kind, steps)
                 bench.time(["dense", kind], 3, warmup=1)
-                count = min(pairs, bench.rounds_for("dense", seconds=6.0, least=20))
+                count = min(pairs, bench.rounds_for("dense", seconds=6.0, least=12))
                 base, other = bench.time(["dense", kind], count)
                 s, m = speedup(base, other, level=0.95), ratio(loaded.model, steps)
                 bench.drop(kind)

@@ -43,7 +43,9 @@ def main() -> None:
     a = args.parse_args()
     loaded = load(a.model, random_weights=True)
     f = describe(loaded.model)
-    sheet = Sheet(f"prediction_{a.runtime}_{a.precision}", fresh=a.fresh, model=a.model, threads=default_threads())
+    sheet = Sheet(
+        f"prediction_{a.model}_{a.runtime}_{a.precision}", fresh=a.fresh, model=a.model, threads=default_threads()
+    )
     began = time.monotonic()
     found = profile(loaded.model, runtime=a.runtime, precision=a.precision, batch=1, methods=METHODS, fresh=a.fresh)
     seconds = time.monotonic() - began

@@ -66,7 +66,7 @@ def prediction(name: str, sheet: dict[str, Any]) -> str:
         return ""
     took = "" if p is None else f"; the profile took {p['seconds']:.0f} s for {p['points']} counts"
     return (
-        f"- {sheet['about'].get('model')} in {name.replace('_', ' ')}: median error {s['median_error']:.1%}, "
+        f"- {name.replace('_', ' ')}: median error {s['median_error']:.1%}, "
         f"worst {s['worst_error']:.1%} over {s['count']} random schedules{took}.\n"
     )
 

@@ -25,7 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as tmp:
         rows = compare(
             "vit_tiny_patch16_224", weights=weights, data=data / "nips17_dev" / "nips17_dev_299.zip", images=1000,
-            runtime=a.runtime, precision=a.precision, levels=(0.85, 0.75, 0.6), out=Path(tmp) / "out", pairs=200,
+            runtime=a.runtime, precision=a.precision, levels=(0.9, 0.8, 0.7), out=Path(tmp) / "out", pairs=200,
             seconds=a.seconds, progress=lambda stage, share, text: say(f"{stage} {share:.0%} {text}"),
         )  # fmt: skip
     sheet = Sheet("vit_tiny_methods", fresh=True, threads=default_threads(), model="vit_tiny_patch16_224 (augreg)",

@@ -6,16 +6,14 @@ Exit codes: 0 done; 2 wrong arguments or input; 3 done, but nothing faster withi
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from foveate import __version__
+from foveate.console import command_line, emit, err, escape, out, stages
 from foveate.errors import InputError
 
 app = typer.Typer(
@@ -27,8 +25,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
 
 ModelArg = Annotated[str, typer.Argument(help="timm model name, or the bundled clothing_vit", show_default=True)]
 Weights = Annotated[Path | None, typer.Option(help="safetensors file with the model's weights")]
@@ -62,6 +58,8 @@ def fit(
     threads: Threads = None,
     out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-out"),
     method: Annotated[list[str] | None, typer.Option(help="methods the search may use; repeat for several")] = None,
+    planner: Annotated[str, typer.Option(help="pareto; or pomt, as published, for comparison")] = "pareto",
+    alpha: Annotated[float, typer.Option(help="weight of latency in POMT's utility, 0 to 1")] = 0.5,
     images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -84,8 +82,8 @@ def fit(
         outcome = run_fit(
             model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
             budget=Budget(max_drop=max_drop, latency_ms=latency_ms, speedup=speedup), device=device, runtime=runtime,
-            precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, images=images, seed=seed,
-            fresh=fresh, command=command_line(), progress=progress,
+            precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, planner=planner,
+            alpha=alpha, images=images, seed=seed, fresh=fresh, command=command_line(), progress=progress,
         )  # fmt: skip
     err.print()
     err.print(("[bold green]faster[/]  " if outcome.faster else "[bold yellow]dense[/]   ") + escape(outcome.reason))
@@ -344,48 +342,6 @@ def doctor(as_json: AsJson = False) -> None:
             table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
         out.print(table)
     emit(facts, as_json)
-
-
-@contextmanager
-def stages() -> Iterator[Any]:
-    """A progress bar on stderr that says which stage is under way; silent where stderr is no terminal and quiet."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.fields[stage]:>8}"),
-        BarColumn(30),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    seen = set()
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=1.0, stage="")
-
-        def progress(stage: str, share: float, text: str) -> None:
-            bar.update(task, completed=share, description=escape(text), stage=stage)
-            if stage not in seen:
-                seen.add(stage)
-                if not err.is_terminal:
-                    err.print(f"{stage}: {escape(text)}")
-
-        yield progress
-
-
-def escape(text: str) -> str:
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(text)
-
-
-def emit(value: Any, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(value, default=str) + "\n")
-
-
-def command_line() -> str:
-    import shlex
-
-    return "foveate " + " ".join(map(shlex.quote, sys.argv[1:]))
 
 
 def version(show: bool) -> None:

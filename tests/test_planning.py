@@ -10,8 +10,8 @@ import torch
 from foveate.adapters import adapt
 from foveate.errors import InputError
 from foveate.planners import Curve, LatencyTable, ReduceCost
-from foveate.planning import Evaluator, plan_candidates
-from foveate.planning.search import default_counts
+from foveate.planning import Evaluator, plan_candidates, plan_pomt
+from foveate.planning.start import default_counts
 from foveate.plans import Step
 from foveate.schedule import Schedule
 
@@ -188,3 +188,21 @@ def test_counts_that_only_some_methods_reach_are_planned_with(model, images, tab
 
 def test_a_budget_of_no_time_still_plans(model, images, table):
     assert plan_candidates(model, images, None, table, methods=("tome",), budget_seconds=0.01)
+
+
+def test_pomts_planner_is_its_utility_over_real_answers(model, images, table):
+    """Worked out again by hand: the count with the best utility, alone in block 1/4, landed on exactly."""
+    labels = np.arange(24) % 7
+    for alpha in (0.2, 0.5, 0.8):
+        found = plan_pomt(model, images, labels, table, alpha=alpha)
+        utility = {}
+        for n in (*default_counts(table, 65, 1), 65):
+            steps = () if n == 65 else (Step(block=1, method="pomt", tokens=n),)
+            ms = table.predict(Schedule.cut(65, 6, {1: n}), {1: "pomt"})
+            utility[n] = -alpha * ms, float((direct(model, images, steps)[2] == labels).mean())
+        slowest, best = max(-u / alpha for u, _ in utility.values()), max(a for _, a in utility.values())
+        score = {n: u / slowest + (1 - alpha) * a / best for n, (u, a) in utility.items()}
+        wanted = max(score, key=lambda n: (round(score[n], 9), n))
+        assert [s.tokens for c in found for s in c.steps] == ([] if wanted == 65 else [wanted])
+    with pytest.raises(InputError, match="tome, topk"):
+        plan_pomt(model, images, labels, table, methods=["tome", "topk"])

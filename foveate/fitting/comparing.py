@@ -91,7 +91,7 @@ def compare(
             for method in [*able, "pareto"]:
                 progress("measure", len(rows) / total, f"{method} at {level:g} of the dense latency")
                 if method == "pareto":
-                    cap = found.dense_ms * level * landing.optimism
+                    cap = found.dense_ms * level * min(1.0, landing.optimism)
                     best = plan_candidates(
                         loaded.model, few, labels, found.table, methods=methods,
                         latency_ms=cap, budget_seconds=seconds, seed=seed,
@@ -152,15 +152,13 @@ class Landing:
 
     def __init__(self, bench: Bench, found: Profile) -> None:
         self.bench, self.found = bench, found
-        self._predicted, self._measured = list[float](), list[float]()
+        self._optimism = list[float]()
         self._built = 0
 
     @property
     def optimism(self) -> float:
         """Predicted over measured latency, each as a share of the dense one: the median so far."""
-        if not self._measured:
-            return 1.0
-        return float(np.median(np.divide(self._predicted, self._measured)))
+        return float(np.median(self._optimism)) if self._optimism else 1.0
 
     def near(self, level: float, steps_for: Callable[[float], tuple[Step, ...]], tries: int = 4) -> str | None:
         """Build what `steps_for` a predicted latency (ms) gives until it lands near `level`; the build's label.
@@ -180,12 +178,22 @@ class Landing:
             aim *= level / share
         return None if best is None else best[1]
 
-    def best(self, candidates: Sequence[Candidate], level: float, tries: int = 6) -> str | None:
+    def best(self, candidates: Sequence[Candidate], level: float, tries: int = 8) -> str | None:
         """The candidate of least KL among those that land at most near `level`; its build's label."""
-        best, cap = None, (level + 2 * self.above) * self.optimism * self.found.dense_ms
-        for candidate in sorted((c for c in candidates if c.predicted_ms <= cap), key=lambda c: c.kl)[:tries]:
+        best, left, own = None, sorted(candidates, key=lambda c: c.kl), list[float]()
+        for _ in range(tries):
+            # What is known of the plans of this very front tells more than what is known of others; it tells a
+            # twentieth at best, since predictions are off by more where a plan has more steps.
+            cap = 1.05 * (level + self.above) * (float(np.median(own)) if own else self.optimism) * self.found.dense_ms
+            if (candidate := next((c for c in left if c.predicted_ms <= cap), None)) is None:
+                break
+            left.remove(candidate)
             label, share = self._measure(candidate.steps)
-            best = self._keep(best, (-candidate.kl, label) if share <= level + self.above else None, label)
+            own.append(self._optimism[-1])
+            landed = share <= level + self.above
+            best = self._keep(best, (-candidate.kl, label) if landed else None, label)
+            if landed:
+                left = [c for c in left if c.kl < candidate.kl]
         return None if best is None else best[1]
 
     def _measure(self, steps: tuple[Step, ...]) -> tuple[str, float]:
@@ -195,8 +203,7 @@ class Landing:
         self.bench.time(["dense", label], 5)
         base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
         share = 1 / speedup(base, other).value
-        self._predicted.append(self.found.predict(steps) / self.found.dense_ms)
-        self._measured.append(share)
+        self._optimism.append(self.found.predict(steps) / self.found.dense_ms / share)
         return label, share
 
     def _keep(

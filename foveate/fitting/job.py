@@ -17,7 +17,7 @@ from torch import nn
 from foveate.adapters import Facts, describe
 from foveate.adapters.load import BUNDLED, Loaded, load
 from foveate.artefact import write_card
-from foveate.errors import InputError
+from foveate.errors import InputError, one_of
 from foveate.evaluate import Images
 from foveate.files import check_folder, replacing_folder, write_text
 from foveate.fitting.baseline import Dense, contenders, fastest_dense
@@ -27,7 +27,7 @@ from foveate.fitting.evidence import Evidence, Quality, origin, overlays, qualit
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import Speedup, proven, speedup
 from foveate.methods import METHODS
-from foveate.planning import Candidate, plan_candidates
+from foveate.planning import Candidate, plan_candidates, plan_pomt
 from foveate.plans import Plan
 from foveate.profiling import Profile, profile
 from foveate.result import write_results
@@ -38,6 +38,7 @@ Progress = Callable[[str, float, str], None]
 """progress(stage, share done of it, what is going on)"""
 
 STAGES = ("load", "dense", "profile", "plan", "measure", "verify", "write")
+PLANNERS = ("pareto", "pomt")
 PAIRS = 700  # measured pairs behind the verdict where they fit: MLPerf's rule wants 662 for a p99
 VERIFY_SECONDS = 40.0
 PLANNED_ON = 160  # photographs a search scores plans on: more plans on fewer photographs find better ones
@@ -96,6 +97,8 @@ def fit(
     threads: int | None = None,
     out: str | Path = "foveate-out",
     methods: Sequence[str] | None = None,
+    planner: str = "pareto",
+    alpha: float = 0.5,
     images: int = 512,
     seed: int = 0,
     fresh: bool = False,
@@ -112,6 +115,7 @@ def fit(
         data: photographs, labelled or not (see `foveate.evaluate.open_images`); None takes the bundled ones.
         budget: what may be lost, or how fast it must be; by default one point.
         runtime, precision: "auto" looks for the fastest dense build among those available.
+        planner: "pareto", or "pomt" for comparison: one cut by its utility, `alpha` being the weight of latency.
         images: at most so many photographs are used, drawn with `seed`.
         fresh: measure the profile again instead of reading it from the cache.
         seconds: how long the search for a plan may take.
@@ -129,6 +133,12 @@ def fit(
         raise InputError(f"--threads is {threads}; allowed: 1 or more")
     if images < 20:
         raise InputError(f"--images is {images}; allowed: 20 or more, for there to be something to measure a loss on")
+    if planner not in PLANNERS:
+        raise one_of("planner", planner, PLANNERS)
+    if not 0 <= alpha <= 1:
+        raise InputError(f"--alpha is {alpha:g}; allowed: 0 to 1")
+    if planner == "pomt" and methods is not None and len(methods) != 1:
+        raise InputError(f"--planner pomt takes one --method; got {', '.join(methods)}")
     for method in methods or ():
         _ = METHODS[method]  # an unknown name is told before anything long starts
     check_folder(out)
@@ -143,7 +153,7 @@ def fit(
     if len(photos) < 20:
         raise InputError(f"{data} holds {len(photos)} photographs; at least 20 are needed to tell what a plan costs")
     with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
-        job = _Job(loaded, photos, budget, batch, threads, seed, Path(tmp), progress)
+        job = _Job(loaded, photos, budget, batch, threads, seed, Path(tmp), progress, planner, alpha)
         job.compare_dense(pairs, untried, stack)
         if not job.dense_will_do():
             job.find_candidates(methods, fresh, seconds)
@@ -172,8 +182,9 @@ class _Job:
 
     def __init__(
         self, loaded: Loaded, photos: Images, budget: Budget, batch: int, threads: int, seed: int, tmp: Path,
-        progress: Progress,
+        progress: Progress, planner: str, alpha: float,
     ) -> None:  # fmt: skip
+        self.planner, self.alpha = planner, alpha
         self.loaded, self.budget, self.batch, self.threads, self.seed = loaded, budget, batch, threads, seed
         self.tmp, self.progress = tmp, progress
         self.model: nn.Module = loaded.model
@@ -223,8 +234,17 @@ class _Job:
         )  # fmt: skip
         limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
         few, labels = self.x_search[:PLANNED_ON], self.search.labels
+        labels = None if labels is None else labels[:PLANNED_ON]
+        if self.planner == "pomt":
+            self.candidates = plan_pomt(
+                self.model, few, labels, self.profile.table, methods=methods, alpha=self.alpha,
+                progress=lambda share, text: self.progress("plan", share, text),
+            )  # fmt: skip
+            if not self.candidates:
+                self.reason = f"POMT's utility (alpha {self.alpha:g}) is highest where all tokens are kept"
+            return
         self.candidates = plan_candidates(
-            self.model, few, None if labels is None else labels[:PLANNED_ON], self.profile.table, methods=methods,
+            self.model, few, labels, self.profile.table, methods=methods,
             max_drop=self.budget.points if limit is None else None,
             latency_ms=None if limit is None else limit * self.scale, budget_seconds=seconds, seed=self.seed,
             progress=lambda share, text: self.progress("plan", share, text),
@@ -247,7 +267,10 @@ class _Job:
         able = [label for label in self.measured if points is None or self.checked[label].points_lost <= points]
         ranked = sorted(able, key=lambda label: self.rank(label, limit))
         if not ranked:
-            self.reason = f"of {len(self.candidates)} plans scored and {len(self.measured)} built none kept the budget"
+            self.reason = (
+                self.reason
+                or f"of {len(self.candidates)} plans scored and {len(self.measured)} built none kept the budget"
+            )
         tried = ranked[:VERIFIED]
         for label in tried:
             self.progress("verify", 0.0, ", ".join(map(str, self.measured[label].steps)))
@@ -257,7 +280,7 @@ class _Job:
     def measure(self, candidate: Candidate) -> None:
         label = f"candidate {len(self.measured) + 1}"
         self.progress("measure", len(self.measured) / SHORTLIST, ", ".join(map(str, candidate.steps)))
-        self.bench.add(label, candidate.steps, planner="pareto")
+        self.bench.add(label, candidate.steps, planner=self.planner)
         self.measured[label] = candidate
         self.bench.time(["dense", label], 10)
         base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))

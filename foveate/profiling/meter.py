@@ -95,7 +95,8 @@ class RuntimeMeter:
     def _time(self, models: dict[str, tuple[Path, np.ndarray]], repeat: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Time models beside the reference: (ratios [models, rounds], the reference's ms [rounds]).
 
-        Five rounds, and up to fifteen while a median is not yet known to about a percent and time allows.
+        Five rounds, and up to thirty while a median is not yet known to about a percent and time allows, or where they
+        are so short that a passing disturbance could fill them.
         `repeat`: runs of each model a round, of which the median counts; the reference runs once.
         """
         if self.reference is None:
@@ -103,7 +104,7 @@ class RuntimeMeter:
         keys = [self.reference, *(self._load(name, path, x) for name, (path, x) in models.items())]
         inputs = [self._input(self.facts.tokens), *(x for _, x in models.values())]
         again = [*keys, *(keys[1:] * (repeat - 1))], [*inputs, *(inputs[1:] * (repeat - 1))]
-        ms, warmup, end = np.empty((len(keys), 0)), 2, time.monotonic() + 2.0
+        ms, warmup, began = np.empty((len(keys), 0)), 2, time.monotonic()
         while True:
             self.seed += 1
             new = self.worker.time(*again, rounds=5, warmup=warmup, seed=self.seed)
@@ -111,7 +112,8 @@ class RuntimeMeter:
             ms, warmup = np.hstack([ms, np.vstack([new[:1], others])]), 0
             ratios = ms[1:] / ms[0]
             error = 1.86 * np.median(np.abs(ratios - np.median(ratios, 1, keepdims=True)), 1) / ms.shape[1] ** 0.5
-            if ms.shape[1] >= 15 or time.monotonic() > end or (error <= 0.008 * np.median(ratios, 1)).all():
+            took, settled = time.monotonic() - began, (error <= 0.008 * np.median(ratios, 1)).all()
+            if ms.shape[1] >= 30 or took > 2.0 or (settled and took > 0.7):
                 break
         for key in set(keys) - {self.reference, "blocks", "attention"}:
             self.worker.drop(key)

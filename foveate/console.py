@@ -1,0 +1,54 @@
+"""What the commands say and where: results on stdout, progress and prose on stderr."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stages() -> Iterator[Any]:
+    """A progress bar on stderr that says which stage is under way; silent where stderr is no terminal and quiet."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.fields[stage]:>8}"),
+        BarColumn(30),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    seen = set()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=1.0, stage="")
+
+        def progress(stage: str, share: float, text: str) -> None:
+            bar.update(task, completed=share, description=escape(text), stage=stage)
+            if stage not in seen:
+                seen.add(stage)
+                if not err.is_terminal:
+                    err.print(f"{stage}: {escape(text)}")
+
+        yield progress
+
+
+def escape(text: str) -> str:
+    from rich.markup import escape as rich_escape
+
+    return rich_escape(text)
+
+
+def emit(value: Any, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+def command_line() -> str:
+    import shlex
+
+    return "foveate " + " ".join(map(shlex.quote, sys.argv[1:]))
