@@ -90,11 +90,11 @@ class Reductions(nn.Module):
 
 
 def trial(n: int, tokens: int, prefix: int, depth: int) -> tuple[int, list[int]]:
-    """(tokens at the start, counts after each reduction) whose mean is about n: at most four, an eighth of n each."""
+    """(tokens at the start, counts after each reduction) whose mean is about n: at most two, an eighth of n each."""
     least = prefix + 2
-    start = min(tokens, max(n + n // 4, least + 1))
-    times = max(1, min(4, depth - 2, start - least))
-    last = max(least, min(n - n // 4, start - times))
+    start = min(tokens, max(n + n // 8, least + 1))
+    times = max(1, min(2, depth - 2, start - least))
+    last = max(least, min(n - n // 8, start - times))
     return start, [start - round(i * (start - last) / times) for i in range(1, times + 1)]
 
 
