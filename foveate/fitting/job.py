@@ -104,7 +104,7 @@ def fit(
     fresh: bool = False,
     command: str = "foveate.fit()",
     progress: Progress = lambda stage, share, text: None,
-    seconds: float = 60.0,
+    seconds: float = 50.0,
     **model_kwargs: Any,
 ) -> Outcome:
     """Fit a vision transformer to this machine and write what to deploy into `out`.
