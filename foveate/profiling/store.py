@@ -16,6 +16,7 @@ from typing import Any, Self
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
+PATIENCE = 30.0  # seconds to wait for another process that holds the file
 TABLES = """
 CREATE TABLE IF NOT EXISTS points (
     key TEXT, part TEXT, n INTEGER, m INTEGER, ratio REAL, reference_ms REAL, rounds INTEGER,
@@ -95,7 +96,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         assert self.path is not None
         try:
-            return self._connect()
+            return self._patiently_connect()
         except sqlite3.OperationalError:
             raise  # locked, not writable: the file itself may be sound
         except sqlite3.DatabaseError as e:
@@ -108,9 +109,24 @@ class Store:
             log.warning("%s is not a sound database (%s): moved aside as %s", self.path, e, aside.name)
             return self._connect()
 
+    def _patiently_connect(self) -> sqlite3.Connection:
+        """Connect, trying again while others hold the file.
+
+        SQLite waits for locks, but not for those of the first and the last connection, which set up and take away the
+        write-ahead log: meeting one of these it says at once that the database is locked.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._connect()
+            except sqlite3.OperationalError as e:
+                if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.01)
+
     def _connect(self) -> sqlite3.Connection:
         assert self.path is not None
-        db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
         try:
             if (said := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(said)
