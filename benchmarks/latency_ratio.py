@@ -24,7 +24,7 @@ from foveate.planning import plan_candidates
 from foveate.plans import Step
 from foveate.profiling import profile
 from foveate.runtimes import RUNTIMES
-from foveate.schedule import Schedule, macs
+from foveate.schedule import Schedule
 
 MODELS = ("deit_small_patch16_224", "vit_base_patch16_224")
 FIXED = {
@@ -38,16 +38,13 @@ FIXED = {
 
 def ratio(model: Any, steps: tuple[Step, ...]) -> float:
     f = describe(model)
-    schedule = Schedule.cut(f.tokens, f.depth, {s.block: s.tokens for s in steps}, f.prefix)
-    count = lambda s: macs(s, f.width, patches=f.patches, patch_size=f.patch[0], classes=f.classes)
-    return count(schedule) / count(Schedule.full(f.tokens, f.depth, f.prefix))
+    return f.macs_ratio(f.cut(steps))
 
 
 def picked(model: Any, runtime: str, precision: str, batch: int, preprocess: Any) -> tuple[Step, ...]:
     """The planner's choice for 0.7 of the dense latency, on the bundled photographs."""
     found = profile(model, runtime=runtime, precision=precision, batch=batch, seconds=20)
-    f = describe(model)
-    dense = found.table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
+    dense = found.dense_ms
     images = open_images(None, unlabelled=True, limit=16).array(preprocess)
     best = plan_candidates(model, images, None, found.table, latency_ms=0.7 * dense, budget_seconds=20, seed=0)
     able = [c for c in best if c.steps and c.predicted_ms <= 0.7 * dense]

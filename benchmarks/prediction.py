@@ -16,7 +16,6 @@ from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
 from foveate.plans import Step
 from foveate.profiling import profile
-from foveate.schedule import Schedule
 
 METHODS = ("tome", "topk", "pomt", "pitome")
 
@@ -51,7 +50,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     if a.fresh:
         sheet.row("profile", lambda: {"seconds": seconds, "points": len(found.table.block.tokens)})
-    dense = found.table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
+    dense = found.dense_ms
     rng = np.random.default_rng(0)
     with (
         tempfile.TemporaryDirectory() as tmp,

@@ -29,7 +29,7 @@ def main() -> None:
             seconds=a.seconds, progress=lambda stage, share, text: say(f"{stage} {share:.0%} {text}"),
         )  # fmt: skip
     sheet = Sheet("vit_tiny_methods", fresh=True, threads=default_threads(), model="vit_tiny_patch16_224 (augreg)",
-                  data="nips17_dev, 400 to plan on, 600 unseen")  # fmt: skip
+                  data="nips17_dev, 400 to plan on, 600 unseen", seconds=a.seconds)  # fmt: skip
     for row in rows:
         sheet.row(f"{row['level']:g} {row['method']}", lambda row=row: row)
 

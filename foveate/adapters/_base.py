@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from foveate.errors import InputError
 from foveate.methods import METHODS, Merger, Reducer
 from foveate.plans import Step
-from foveate.schedule import Schedule
+from foveate.schedule import Schedule, macs
 from foveate.tokens import Signals, Tokens
 
 
@@ -42,6 +42,23 @@ class Facts:
     @property
     def patches(self) -> int:
         return self.tokens - self.prefix
+
+    @property
+    def quarters(self) -> list[int]:
+        """The blocks at 1/4, 1/2 and 3/4 of the depth, where EViT and PPT reduce."""
+        return [self.depth // 4, self.depth // 2, 3 * self.depth // 4]
+
+    def cut(self, steps: Iterable[Step]) -> Schedule:
+        """The token counts that these steps give; of no steps, all tokens throughout."""
+        return Schedule.cut(self.tokens, self.depth, {s.block: s.tokens for s in steps}, self.prefix)
+
+    def macs(self, schedule: Schedule) -> int:
+        """Multiply-accumulates of one image by `foveate.schedule.macs`, reduction itself not counted."""
+        return macs(schedule, self.width, patches=self.patches, patch_size=self.patch[0], classes=self.classes)
+
+    def macs_ratio(self, schedule: Schedule) -> float:
+        """Multiply-accumulates as a share of what the model takes at full length."""
+        return self.macs(schedule) / self.macs(self.cut(()))
 
 
 class Tap:
@@ -74,7 +91,7 @@ class Reduced(nn.Module, ABC):
         self.facts = self.describe(model)
         f = self.facts
         self.steps = tuple(steps)
-        self.schedule = Schedule.cut(f.tokens, f.depth, {s.block: s.tokens for s in steps}, f.prefix)
+        self.schedule = f.cut(steps)
         self.host = _twin(model)
         self.reducers = nn.ModuleDict()
         for step in self.steps:

@@ -84,7 +84,9 @@ class Zip(Source):
                     raise InputError(f"{self.shown} holds no {name}") from None
                 except InputError:
                     raise
-                except Exception as e:  # BadZipFile, zlib.error, RuntimeError (encrypted), NotImplementedError ...
+                # Damaged bytes make zipfile and its decompressors raise kinds they do not document (zlib.error,
+                # EOFError, struct.error, ...), and encryption a RuntimeError; the promise is one line for any of them.
+                except Exception as e:
                     raise InputError(f"cannot read {name} in {self.shown}: {e}") from None
 
             yield read

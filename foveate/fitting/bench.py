@@ -12,6 +12,7 @@ from torch import nn
 from foveate.adapters import adapt, describe
 from foveate.adapters.load import BUNDLED, Loaded
 from foveate.evaluate import Images, open_images
+from foveate.hardware.timer import speedup
 from foveate.plans import ModelRef, Plan, Step
 from foveate.runtimes import RUNTIMES, Worker
 
@@ -94,6 +95,12 @@ class Bench:
         for label, row in zip(labels, ms, strict=True):
             self.builds[label].latencies_ms.extend(map(float, row))
         return ms
+
+    def share(self, label: str) -> float:
+        """Latency as a share of the dense build's in the same rounds, since a machine's speed drifts between builds."""
+        self.time(["dense", label], 10)
+        base, other = self.time(["dense", label], self.rounds_for("dense", 1.5, least=30))
+        return 1 / speedup(base, other).value
 
     def rounds_for(self, label: str, seconds: float, least: int = 10, most: int = 400) -> int:
         """How many rounds of `label` fit into `seconds`, by what it took so far."""

@@ -16,7 +16,8 @@ from foveate.errors import InputError
 from foveate.fitting.baseline import contenders, fastest_dense
 from foveate.fitting.bench import Bench, photographs, reference_logits
 from foveate.fitting.evidence import origin, quality, tagged
-from foveate.fitting.job import PLANNED_ON, Progress
+from foveate.fitting.job import PLANNED_ON
+from foveate.fitting.stages import Progress
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
 from foveate.methods import METHODS
@@ -25,9 +26,10 @@ from foveate.planning import Candidate, plan_candidates
 from foveate.plans import Step
 from foveate.profiling import Profile, profile
 from foveate.result import Result, Tag, write_results
-from foveate.schedule import Schedule, macs
+from foveate.schedule import Schedule
 
 log = logging.getLogger(__name__)
+Kept = tuple[float, str]  # merit and label of a build
 
 
 def compare(
@@ -54,9 +56,9 @@ def compare(
 
     The single methods reduce in the blocks at 1/4, 1/2 and 3/4 of the depth, by the same factor each. Levels are
     measured, not predicted: counts are corrected by what a build takes until it lands at most a point above the level
-    and two below, and of the planner's candidates the one closest to the dense model counts of those that do. Quality
-    is what the built file answers on photographs that the planner did not see. Returns the rows and writes
-    results.jsonl and compare.html into `out`.
+    and two below, in four builds at most, after which the slowest below the level is taken; of the planner's candidates
+    the one closest to the dense model counts of those that land. Quality is what the built file answers on photographs
+    that the planner did not see. Returns the rows and writes results.jsonl and compare.html into `out`.
     """
     if bad := [v for v in levels if not 0.1 <= v < 1]:
         raise InputError(f"--level is {bad[0]:g}; allowed: 0.1 to below 1 (a share of the dense latency)")
@@ -107,10 +109,7 @@ def compare(
                 base, other = bench.time(["dense", label], pairs)
                 s = speedup(base, other, level=0.99)
                 q = quality(reference, bench.logits(label, x_unseen), unseen.labels)
-                gmacs = macs(
-                    build.plan.schedule, facts.width, patches=facts.patches, patch_size=facts.patch[0],
-                    classes=facts.classes,
-                ) / 1e9  # fmt: skip
+                gmacs = facts.macs(build.plan.schedule) / 1e9
                 tags: dict[str, Tag] = {
                     "method": method, "level": level, "runtime": bench.runtime, "precision": bench.precision,
                     "batch": batch, "tokens": list(build.plan.schedule.after), "plan": build.plan.summary(),
@@ -172,7 +171,7 @@ class Landing:
                 break
             seen.append(steps)
             label, share = self._measure(steps)
-            best = self._keep(best, (share, label) if share <= level + self.above else None, label)
+            best = self._better(best, share if share <= level + self.above else None, label)
             if level - self.below <= share <= level + self.above:
                 break
             aim *= level / share
@@ -182,8 +181,8 @@ class Landing:
         """The candidate of least KL among those that land at most near `level`; its build's label."""
         best, left, own = None, sorted(candidates, key=lambda c: c.kl), list[float]()
         for _ in range(tries):
-            # What is known of the plans of this very front tells more than what is known of others; it tells a
-            # twentieth at best, since predictions are off by more where a plan has more steps.
+            # How far off predictions were for plans of this very front tells more than for others. A twentieth beyond
+            # that is looked at too: the more steps a plan has, the further off its prediction.
             cap = 1.05 * (level + self.above) * (float(np.median(own)) if own else self.optimism) * self.found.dense_ms
             if (candidate := next((c for c in left if c.predicted_ms <= cap), None)) is None:
                 break
@@ -191,7 +190,7 @@ class Landing:
             label, share = self._measure(candidate.steps)
             own.append(self._optimism[-1])
             landed = share <= level + self.above
-            best = self._keep(best, (-candidate.kl, label) if landed else None, label)
+            best = self._better(best, -candidate.kl if landed else None, label)
             if landed:
                 left = [c for c in left if c.kl < candidate.kl]
         return None if best is None else best[1]
@@ -200,26 +199,23 @@ class Landing:
         label = f"plan {self._built}"
         self._built += 1
         self.bench.add(label, steps)
-        self.bench.time(["dense", label], 5)
-        base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
-        share = 1 / speedup(base, other).value
+        share = self.bench.share(label)
         self._optimism.append(self.found.predict(steps) / self.found.dense_ms / share)
         return label, share
 
-    def _keep(
-        self, best: tuple[float, str] | None, new: tuple[float, str] | None, label: str
-    ) -> tuple[float, str] | None:
-        """The better of two builds; the other is forgotten."""
-        if new is not None and (best is None or new[0] > best[0]):
-            best, label = new, best[1] if best else ""
-        if label:
+    def _better(self, best: Kept | None, merit: float | None, label: str) -> Kept | None:
+        """The build of more merit (None: it missed); the other is forgotten."""
+        if merit is None or (best is not None and merit <= best[0]):
             self.bench.drop(label)
-        return best
+            return best
+        if best is not None:
+            self.bench.drop(best[1])
+        return merit, label
 
 
 def three_blocks(facts: Facts, method: str, table: LatencyTable, limit_ms: float) -> tuple[Step, ...]:
     """Steps in the blocks at 1/4, 1/2 and 3/4 of the depth that keep the same share each and just meet `limit_ms`."""
-    blocks = [facts.depth // 4, facts.depth // 2, 3 * facts.depth // 4]
+    blocks = facts.quarters
     for removed in range(1, facts.patches * 3):
         share = 1 - removed / (facts.patches * 3)
         counts, now = {}, facts.patches

@@ -18,7 +18,6 @@ from foveate.hardware.peaks import measure_peaks
 from foveate.hardware.timer import percentiles
 from foveate.plans import Plan
 from foveate.result import Result, Tag
-from foveate.schedule import macs
 
 if TYPE_CHECKING:
     from foveate.fitting.job import _Job
@@ -106,7 +105,11 @@ class Evidence:
             rows += [tagged(r, source, **where, plan=role, split="unseen") for r in found.results()]
             rows.append(
                 Result(
-                    name="macs", value=job_macs(job, build.plan) / 1e9, unit="GMAC", origin=source, tags={"plan": role}
+                    name="macs",
+                    value=job.facts.macs(build.plan.schedule) / 1e9,
+                    unit="GMAC",
+                    origin=source,
+                    tags={"plan": role},
                 )
             )
             if role == "chosen":
@@ -155,11 +158,6 @@ class Evidence:
             }  # fmt: skip
             rows.append(Result(name="candidate", value=ms, unit="ms", tags=tags, origin=source))
         return rows
-
-
-def job_macs(job: "_Job", plan: Plan) -> int:
-    f = job.facts
-    return macs(plan.schedule, f.width, patches=f.patches, patch_size=f.patch[0], classes=f.classes)
 
 
 def parity(job: "_Job", plan: Plan, answer: np.ndarray, source: dict[str, Tag]) -> Result:

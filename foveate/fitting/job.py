@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ from foveate.fitting.baseline import Dense, contenders, fastest_dense
 from foveate.fitting.bench import Build, photographs, reference_logits
 from foveate.fitting.budget import Budget
 from foveate.fitting.evidence import Evidence, Quality, origin, overlays, quality
+from foveate.fitting.stages import Progress, StageClock
 from foveate.hardware.device import default_threads
-from foveate.hardware.timer import Speedup, proven, speedup
+from foveate.hardware.timer import Speedup, proven
 from foveate.methods import METHODS
 from foveate.planning import Candidate, plan_candidates, plan_pomt
 from foveate.plans import Plan
@@ -34,10 +35,6 @@ from foveate.result import write_results
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float, str], None]
-"""progress(stage, share done of it, what is going on)"""
-
-STAGES = ("load", "dense", "profile", "plan", "measure", "verify", "write")
 PLANNERS = ("pareto", "pomt")
 PAIRS = 700  # measured pairs behind the verdict where they fit: MLPerf's rule wants 662 for a p99
 VERIFY_SECONDS = 40.0
@@ -161,22 +158,6 @@ def fit(
         return job.write(out, command, time.monotonic() - began, clock.seconds())
 
 
-class StageClock:
-    """Passes progress on, and knows how long every stage took."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._stages = progress, list[tuple[str, float]]()
-
-    def tell(self, stage: str, share: float, text: str) -> None:
-        if not self._stages or self._stages[-1][0] != stage:
-            self._stages.append((stage, time.monotonic()))
-        self._progress(stage, share, text)
-
-    def seconds(self) -> dict[str, float]:
-        ends = [began for _, began in self._stages[1:]] + [time.monotonic()]
-        return {stage: round(end - began, 1) for (stage, began), end in zip(self._stages, ends, strict=True)}
-
-
 class _Job:
     """The state of one fit, stage after stage."""
 
@@ -282,10 +263,7 @@ class _Job:
         self.progress("measure", len(self.measured) / SHORTLIST, ", ".join(map(str, candidate.steps)))
         self.bench.add(label, candidate.steps, planner=self.planner)
         self.measured[label] = candidate
-        self.bench.time(["dense", label], 10)
-        base, other = self.bench.time(["dense", label], self.bench.rounds_for("dense", 1.5, least=30))
-        # Against the dense build of the same rounds: the machine's own speed drifts between candidates.
-        self.ratios[label] = 1 / speedup(base, other).value
+        self.ratios[label] = self.bench.share(label)
         answer = self.bench.logits(label, self.x_search)
         self.checked[label] = quality(self.logits_search, answer, self.search.labels)
 

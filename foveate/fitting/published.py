@@ -9,13 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from foveate.adapters import Facts
-from foveate.schedule import Schedule, macs
+from foveate.planners.pomt import cut_block
+from foveate.schedule import Schedule
 
 Setting = Callable[[Facts], Schedule]
-
-
-def _three(f: Facts) -> list[int]:
-    return [f.depth // 4, f.depth // 2, 3 * f.depth // 4]
 
 
 def _tome(r: int, inflect: float = 0.0) -> Setting:
@@ -23,7 +20,7 @@ def _tome(r: int, inflect: float = 0.0) -> Setting:
 
 
 def _evit(share: float, fused: bool = True) -> Setting:
-    return lambda f: Schedule.keep_ratio(f.tokens, f.depth, share, _three(f), f.prefix, fused)
+    return lambda f: Schedule.keep_ratio(f.tokens, f.depth, share, f.quarters, f.prefix, fused)
 
 
 def _pitome(share: float) -> Setting:
@@ -31,7 +28,7 @@ def _pitome(share: float) -> Setting:
 
 
 def _pomt(r: int) -> Setting:
-    return lambda f: Schedule.pomt(f.tokens, f.depth, r, f.depth // 4, f.prefix)
+    return lambda f: Schedule.pomt(f.tokens, f.depth, r, cut_block(f.depth), f.prefix)
 
 
 SETTINGS: dict[str, Setting] = {
@@ -39,7 +36,7 @@ SETTINGS: dict[str, Setting] = {
     "tome r=13, -1": _tome(13, -1.0),
     **{f"evit {share:g}": _evit(share) for share in (0.9, 0.8, 0.7, 0.6, 0.5)},
     "evit 0.7, not fused": _evit(0.7, fused=False),
-    "ppt r=50": lambda f: Schedule.stages(f.tokens, f.depth, 50, _three(f), f.prefix),
+    "ppt r=50": lambda f: Schedule.stages(f.tokens, f.depth, 50, f.quarters, f.prefix),
     **{f"pitome {share:g}": _pitome(share) for share in (0.925, 0.9)},
     **{f"pomt r={r}": _pomt(r) for r in (56, 69)},
 }
@@ -47,14 +44,8 @@ SETTINGS: dict[str, Setting] = {
 
 def published(facts: Facts) -> list[dict[str, Any]]:
     """A row a setting: tokens after every block, GMACs (reduction itself not counted) and their share of the dense."""
-    count = lambda s: macs(
-        s, facts.width, patches=facts.patches, patch_size=facts.patch[0], classes=facts.classes
-    )  # fmt: skip
-    dense, rows = count(Schedule.full(facts.tokens, facts.depth, facts.prefix)), []
-    for name, setting in SETTINGS.items():
-        schedule = setting(facts)
-        cost = count(schedule)
-        rows.append(
-            {"setting": name, "tokens": list(schedule.after), "gmacs": cost / 1e9, "share": cost / dense}
-        )  # fmt: skip
-    return rows
+    schedules = {name: setting(facts) for name, setting in SETTINGS.items()}
+    return [
+        {"setting": name, "tokens": list(s.after), "gmacs": facts.macs(s) / 1e9, "share": facts.macs_ratio(s)}
+        for name, s in schedules.items()
+    ]

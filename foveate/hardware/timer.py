@@ -231,7 +231,7 @@ def _cpu_total(cpus: set[int]) -> tuple[float, float] | None:
 
     try:
         rows = [t for n, t in enumerate(psutil.cpu_times(percpu=True)) if n in cpus]
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # what psutil raises where the system hides its counters
         return None
     stolen = sum(getattr(t, "steal", 0.0) for t in rows)
     work = sum(

@@ -98,7 +98,7 @@ def merge(
     own, extra = gather(x, here), gather(x, there)
     weight, heft = size.gather(1, here)[..., None], size.gather(1, there)
     if dropped is not None:
-        heft, into = heft.masked_fill(dropped, 0.0), into.clamp(min=0)
+        heft = heft.masked_fill(dropped, 0.0)
     empty = size.new_zeros(1, here.shape[1], there.shape[1]).expand(x.shape[0], -1, -1)
     share = empty.scatter(1, (into + p)[:, None], heft[:, None])  # [B p+K R]
     total = weight + share.sum(-1, keepdim=True)

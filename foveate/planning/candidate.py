@@ -7,7 +7,6 @@ import numpy as np
 
 from foveate.planning.evaluator import Evaluator
 from foveate.plans import Step
-from foveate.schedule import Schedule, macs
 
 Steps = tuple[Step, ...]
 
@@ -43,14 +42,12 @@ def judge(
 ) -> Candidate:
     """Score a plan on `chunks` of the images. `scale`: points lost per root of a nat; by default its own."""
     f, right, seen = evaluator.facts, evaluator.dense_right(chunks), evaluator.score(steps, chunks)
-    cost = lambda s: macs(s, f.width, patches=f.patches, patch_size=f.patch[0], classes=f.classes)
-    schedule = Schedule.cut(f.tokens, f.depth, {s.block: s.tokens for s in steps}, f.prefix)
     kl, (low, high) = float(seen.kl.mean()), _interval(seen.kl, seed)
     drop = None if right is None or seen.right is None else 100 * float(right.mean() - seen.right.mean())
     own = 100 * float((~seen.agree).mean()) if drop is None else max(0.0, drop)
     return Candidate(
-        steps=steps, predicted_ms=ms, speedup=dense_ms / ms,
-        macs_ratio=cost(schedule) / cost(Schedule.full(f.tokens, f.depth, f.prefix)), kl=kl, kl_low=low, kl_high=high,
+        steps=steps, predicted_ms=ms, speedup=dense_ms / ms, macs_ratio=f.macs_ratio(f.cut(steps)),
+        kl=kl, kl_low=low, kl_high=high,
         agreement=float(seen.agree.mean()), drop=drop, expected_drop=own if scale is None else scale * kl**0.5,
         search_kl=search_kl, images=len(seen.kl),
     )  # fmt: skip

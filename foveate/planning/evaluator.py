@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.adapters import adapt, adapter_of
+from foveate.errors import InputError
 from foveate.planners.space import Key, key_of
 from foveate.plans import Step
 from foveate.tokens import Tokens
@@ -36,6 +37,17 @@ class Score:
             np.concatenate([p.agree for p in parts]),
             np.concatenate(right) if right else None,
         )
+
+
+def chunk_of(images: np.ndarray) -> int:
+    """How many images to run at once, so that there are about four chunks to divide.
+
+    Raises:
+        InputError: for fewer images than say anything.
+    """
+    if len(images) < 8:
+        raise InputError(f"planning needs at least 8 images; got {len(images)}")
+    return min(32, max(4, len(images) // 4))
 
 
 class Evaluator:

@@ -9,10 +9,9 @@ from foveate.errors import InputError
 from foveate.planners import LatencyTable
 from foveate.planners.pomt import choose, cut_block
 from foveate.planning.candidate import Candidate, judge
-from foveate.planning.evaluator import Evaluator
+from foveate.planning.evaluator import Evaluator, chunk_of
 from foveate.planning.start import default_counts
 from foveate.plans import Step
-from foveate.schedule import Schedule
 
 
 def plan_pomt(
@@ -41,12 +40,10 @@ def plan_pomt(
     """
     if methods is not None and len(methods) != 1:
         raise InputError(f"POMT's planner takes one method; got {', '.join(methods)}")
-    if len(images) < 8:
-        raise InputError(f"planning needs at least 8 images; got {len(images)}")
-    evaluator = Evaluator(model, images, labels, chunk=min(32, max(4, len(images) // 4)), cache_bytes=cache_bytes)
+    evaluator = Evaluator(model, images, labels, chunk=chunk_of(images), cache_bytes=cache_bytes)
     f, method = evaluator.facts, "pomt" if methods is None else methods[0]
     right = evaluator.dense_right()
-    grid, ms = [f.tokens], [table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})]
+    grid, ms = [f.tokens], [table.predict(f.cut(()), {})]
     accuracy = [1.0 if right is None else float(right.mean())]
     counts = default_counts(table, f.tokens, f.prefix)
     for i, n in enumerate(reversed(counts)):
@@ -55,7 +52,7 @@ def plan_pomt(
             progress(i / len(counts), f"{method} to {n} tokens")
         seen = evaluator.score((step,))
         grid.append(n)
-        ms.append(table.predict(Schedule.cut(f.tokens, f.depth, {step.block: n}, f.prefix), {step.block: method}))
+        ms.append(table.predict(f.cut((step,)), {step.block: method}))
         accuracy.append(float((seen.agree if seen.right is None else seen.right).mean()))
     best = choose(grid, ms, accuracy, alpha=alpha)
     if best == f.tokens:

@@ -11,9 +11,8 @@ from foveate.errors import InputError
 from foveate.planners import Archive, LatencyTable, Scored, Sensitivity, front, refine
 from foveate.planners.pareto import spread
 from foveate.planning.candidate import Candidate, judge
-from foveate.planning.evaluator import Evaluator
+from foveate.planning.evaluator import Evaluator, chunk_of
 from foveate.planning.start import Clock, Options, Progress, Steps, by_merit, coarse, seeds_of, single_losses, space_of
-from foveate.schedule import Schedule
 
 
 def plan_candidates(
@@ -60,8 +59,7 @@ def plan_candidates(
     clock = Clock(budget_seconds if evaluations is None else float("inf"), time.monotonic())
     if sum(x is not None for x in (max_drop, latency_ms, speedup)) > 1:
         raise InputError("give one budget: max_drop, latency_ms or speedup")
-    if len(images) < 8:
-        raise InputError(f"planning needs at least 8 images; got {len(images)}")
+    chunk = chunk_of(images)
     shown = 0.0
 
     def tell(share: float, text: str) -> None:
@@ -73,7 +71,7 @@ def plan_candidates(
     order = np.random.default_rng(seed).permutation(len(images))
     evaluator = Evaluator(
         model, images[order], None if labels is None else np.asarray(labels)[order],
-        chunk=min(32, max(4, len(images) // 4)), cache_bytes=cache_bytes, bf16=bf16,
+        chunk=chunk, cache_bytes=cache_bytes, bf16=bf16,
         seconds=None if evaluations is not None else 0.2 * budget_seconds,
         progress=lambda share: tell(0.1 * share, "dense model"),
     )  # fmt: skip
@@ -91,7 +89,7 @@ def plan_candidates(
     all_methods, known = space.methods, by_merit(loss)
     space = replace(space, blocks=tuple(loss), methods=known)
     few_counts = replace(few_counts, blocks=tuple(loss), methods=known)
-    dense_ms = table.predict(Schedule.full(f.tokens, f.depth, f.prefix), {})
+    dense_ms = table.predict(f.cut(()), {})
 
     def latency(steps: Steps) -> float:
         return table.predict(space.schedule(steps), {s.block: s.method for s in steps})

@@ -63,19 +63,18 @@ class RuntimeMeter:
         return [_median("ends", n, n, ratios[0], reference)]
 
     def reduce(self, methods: Sequence[str], n: int) -> list[Point]:
-        """One reduction of about n tokens: several in a row, against keeping the first tokens for nothing."""
+        """One reduction of about n tokens: two in a row where possible, against keeping the first ones for nothing."""
         f = self.facts
         start, counts = trial(n, f.tokens, f.prefix, f.depth)
         x = self._random(self.batch, start, f.width)
-        models: dict[str | None, tuple[Path, np.ndarray]] = {}
+        models: dict[str, tuple[Path, np.ndarray]] = {}
         for method in (None, *methods):
             name = f"{method or 'none'} {n}"
-            models[method] = (self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape), x)
-        ratios, reference = self._time({f"{m or 'none'} {n}": built for m, built in models.items()}, repeat=3)
-        row = dict(zip(models, ratios, strict=True))
+            models[name] = (self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape), x)
+        (free, *ratios), reference = self._time(models, repeat=3)
         return [
-            _median(f"reduce:{method}", n, counts[-1], (row[method] - row[None]) / len(counts), reference)
-            for method in methods
+            _median(f"reduce:{method}", n, counts[-1], (ratio - free) / len(counts), reference)
+            for method, ratio in zip(methods, ratios, strict=True)
         ]
 
     def _stacks(self, part: str, counts: Sequence[int]) -> list[Point]:

@@ -56,9 +56,9 @@ class Ends(nn.Module):
 
 
 class Reductions(nn.Module):
-    """The first blocks of a model, most of which reduce: x [B n C] -> [B m C], counts as in `counts`.
+    """The first blocks of a model, one or two of which reduce: x [B n C] -> [B m C], with `counts` after them.
 
-    Several in their places, not one alone: beside other blocks a reduction finds neither its code nor its tokens in
+    Two in their places, not one alone: beside other blocks a reduction finds neither its code nor its tokens in
     the nearest cache, and costs up to twice as much. Without a `method` the first tokens are kept, for nothing: what a
     method costs is its time less this one's.
     """
