@@ -1,5 +1,7 @@
 """What every method is supposed to do, written slowly from its formula: loops over images and tokens, Python numbers.
 
+No tests are in here: `test_methods.py` holds every method against these.
+
 A method is a function of one image that says which tokens come out, as a list of `Group`s in their order. `reduce`
 turns that into tokens, so that gradients of x follow from autograd. Patches are numbered from 0, without the prefix.
 """

@@ -1,4 +1,7 @@
-"""Laws that hold for every model family and every method: nothing removed is nothing changed, nothing goes unseen."""
+"""Laws that hold for every model family and every method: nothing removed is nothing changed, nothing goes unseen.
+
+One file, though a long one: the last part plants faults that the laws before it have to see.
+"""
 
 import copy
 import io
@@ -8,13 +11,11 @@ import pytest
 import timm
 import torch
 from timm.models.eva import Eva
-from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
 from foveate.adapters import adapt, describe, restore
 from foveate.adapters.timm_eva import TimmEva
 from foveate.adapters.timm_vit import TimmViT
-from foveate.errors import InputError
 from foveate.methods import METHODS, Reducer
 from foveate.methods._base import select
 from foveate.plans import Step
@@ -344,6 +345,15 @@ def test_prefix_tokens_count_once_in_pooling():
         pooling_law(model.eval())
 
 
+def test_the_methods_see_every_image_of_a_batch_with_its_own_positions():
+    """Where the best patches of two images differ, so do their rotary embeddings after a cut."""
+    model = make("dinov3")
+    reduced = adapt(model, plan(model, "topk", 8))
+    tokens: Tensor | None = reduced.block(0, reduced.embed(IMAGE)).rope
+    assert tokens is not None
+    assert not torch.equal(tokens[0], tokens[1])
+
+
 # Guards that can fail: each law sees the fault planted for it.
 def no_layer_scale(self, block, tokens, bias):
     b = self.host.blocks[block]
@@ -413,88 +423,3 @@ def test_a_host_with_rotary_embeddings_needs_them():
     reduced = adapt(make("dinov3"))
     with pytest.raises(ValueError, match=r"tokens\.rope is needed"):
         reduced.block(0, reduced.embed(IMAGE)._replace(rope=None))
-
-
-# Unknown models are refused, not guessed.
-class Subclass(VisionTransformer):
-    """May override anything."""
-
-
-class SubEva(Eva):
-    """May override anything."""
-
-
-def timm_small(name: str, **options: object) -> nn.Module:
-    return timm.create_model(name, **{**SMALL, **options})
-
-
-REFUSED = {
-    "subclass": (lambda: Subclass(**SMALL), r"no adapter for .*Subclass; known: .*vision_transformer"),
-    "eva subclass": (lambda: SubEva(**SMALL), r"no adapter for .*SubEva"),
-    "linear": (lambda: nn.Linear(1, 1), r"no adapter for torch\.nn\.modules\.linear\.Linear"),
-    "swin": (lambda: timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)), r"SwinTransformer; known"),
-    "parallel blocks": (
-        lambda: VisionTransformer(**SMALL, block_fn=ParallelScalingBlock),
-        "block 0 is a ParallelScalingBlock; known here: Block",
-    ),
-    "diff attention": (lambda: VisionTransformer(**SMALL, attn_layer="diff"), "block 0 is a DiffAttention"),
-    "dynamic size": (lambda: VisionTransformer(**SMALL, dynamic_img_size=True), "dynamic_img_size=True"),
-    "dynamic dinov3": (lambda: timm_small("vit_small_patch16_dinov3"), "dynamic_img_size=True"),
-    "pooling": (lambda: VisionTransformer(**SMALL, global_pool="avgmax"), "pooling 'avgmax' is not supported"),
-    "prr pooling": (lambda: VisionTransformer(**SMALL, global_pool="prr"), "pooling 'prr' is not supported"),
-    "patch dropout": (lambda: VisionTransformer(**SMALL, patch_drop_rate=0.5), "patch_drop_rate"),
-    "hybrid": (
-        lambda: timm.create_model("vit_tiny_r_s16_p8_224", depth=1),
-        "the patch embedding is a HybridEmbed; known here: PatchEmbed",
-    ),
-    "post-norm": (lambda: Eva(**SMALL, use_post_norm=True), "block 0 is a EvaBlockPostNorm"),
-    "grouped queries": (
-        lambda: Eva(**SMALL, attn_type="rope", num_kv_heads=1, qkv_fused=False),
-        r"grouped \(2 query heads on 1 key heads\)",
-    ),
-    "mrope": (
-        lambda: Eva(**{**SMALL, "embed_dim": 128}, use_rot_pos_emb=True, rope_type="mrope"),
-        "the rotary embedding is a RotaryEmbeddingMRope",
-    ),
-    "eva patch dropout": (lambda: Eva(**SMALL, patch_drop_rate=0.5), "patch_drop_rate"),
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_unknown_models_are_refused_by_name(what):
-    build, message = REFUSED[what]
-    with pytest.raises(InputError, match=message):
-        adapt(build())
-
-
-@pytest.mark.parametrize(
-    ("steps", "message"),
-    [
-        ([Step(block=0, method="tomee", tokens=12)], r"unknown method 'tomee'; known: .*tome"),
-        ([Step(block=3, method="tome", tokens=12)], "block 3 does not exist: the model has blocks 0 to 2"),
-        (
-            [Step(block=0, method="tome", tokens=8)],
-            r"'tome' removes at most 8 of 16 patches in one block; block 0 .* 9",
-        ),
-        ([Step(block=0, method="uniform", tokens=2)], "at least 2 patches"),
-        ([Step(block=0, method="uniform", tokens=12), Step(block=1, method="uniform", tokens=13)], "cannot grow"),
-        ([Step(block=0, method="tome", tokens=12, options={"speed": 1})], "'tome' does not take these options"),
-    ],
-)
-def test_wrong_steps_are_refused(steps, message):
-    with pytest.raises(InputError, match=message):
-        adapt(make("vit"), steps)
-
-
-def test_a_method_that_needs_a_class_token_is_refused_without_one():
-    with pytest.raises(InputError, match=r"'topk' scores by the class token.*need none: .*tome"):
-        adapt(make("siglip"), [Step(block=0, method="topk", tokens=12)])
-
-
-def test_the_methods_see_every_image_of_a_batch_with_its_own_positions():
-    """Where the best patches of two images differ, so do their rotary embeddings after a cut."""
-    model = make("dinov3")
-    reduced = adapt(model, plan(model, "topk", 8))
-    tokens: Tensor | None = reduced.block(0, reduced.embed(IMAGE)).rope
-    assert tokens is not None
-    assert not torch.equal(tokens[0], tokens[1])

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_report import compare_results, write_folder
+from reports import compare_results, write_folder
 
 from foveate.report import write_comparison, write_report
 

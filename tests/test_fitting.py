@@ -110,12 +110,8 @@ class Track:
     def drop(self, label):
         del self.builds[label]
 
-    def rounds_for(self, label, seconds, least):
-        return least
-
-    def time(self, labels, rounds):
-        noise = self.rng.normal(1, 0.002, (len(labels), rounds))
-        return np.array([[self.builds[label]] for label in labels]) * noise
+    def share(self, label):
+        return self.builds[label] * self.rng.normal(1, 0.0005)
 
 
 def predicted(steps):

@@ -1,243 +1,22 @@
-"""The latency-workload profile: where it measures, how it keeps what it measured, and what the table makes of it."""
+"""The latency-workload profile: what it measures, in which order, and what the table makes of it."""
 
 import json
-import logging
-import os
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
-from foveate.planners.table import Curve
 from foveate.plans import Step
 from foveate.profiling import Point, Profile, profile
 from foveate.profiling.curve import fit_cost, tabulate
-from foveate.profiling.explore import coarse_grid, explore
+from foveate.profiling.explore import coarse_grid
 from foveate.profiling.measure import _stored, copies, key_of, lowest, run
-from foveate.profiling.store import Store, cache_folder
+from foveate.profiling.store import Store
 
 LOW, HIGH = 24, 197
-
-
-def edges(points):
-    tokens = sorted(points)
-    return _table(Curve(tokens=tokens, ms=[points[n] for n in tokens])).right_edges(tokens[0], tokens[-1])
-
-
-def _table(curve):
-    from foveate.planners.table import LatencyTable
-
-    return LatencyTable(fixed_ms=0, block=curve, attention=curve)
-
-
-def explored(latency, budget=96, **kwargs):
-    return explore(lambda counts: [latency(n) for n in counts], LOW, HIGH, budget, **kwargs)
-
-
-def stairs(*cliffs, height=0.15):
-    return lambda n: 10 * (1 + height) ** sum(n > c for c in cliffs)
-
-
-# name: (latency of n, points of the curve that must have been found, most points)
-CURVES = {
-    "one cliff": (stairs(128), {128, 129}, 20),
-    "cliffs as on a TX2": (stairs(32, 64, 128, height=0.4), {32, 33, 64, 65, 128, 129}, 24),
-    "an odd cliff": (stairs(101), {101, 102}, 24),
-    "two in one interval": (stairs(131, 139), {131, 132, 139, 140}, 28),
-    "a cliff on a slope": (lambda n: n / 20 + 4 * (n > 128), {128, 129}, 34),
-    "a hump": (lambda n: 10 + 2 * (128 < n <= 145) + (n > 128), {128, 129, 145, 146}, 26),
-    "a drop": (lambda n: 10 - (n > 96), {96, 97}, 20),
-    "a step every 16": (lambda n: 4.0 + -(-n // 16), {n for k in range(32, 193, 16) for n in (k, k + 1)}, 45),
-    "a sawtooth of four": (lambda n: n / 10 * (1 + 0.06 * (n % 4 > 0)), {192, 196, 197}, 40),
-    "flat": (lambda n: 10.0, {128, 197}, 15),
-    "a straight line": (lambda n: 2 + n / 10, {128, 197}, 32),
-    "a parabola": (lambda n: 2 + n / 20 + n * n / 4000, {128, 197}, 34),
-    "a period of 16 on a parabola": (lambda n: 2 + (-(-n // 16)) ** 2 / 20, {64, 65, 128, 129, 176, 177}, 46),
-}
-
-
-@pytest.mark.parametrize("name", CURVES)
-def test_cliffs_are_found_to_one_token_in_few_points(name):
-    latency, needed, most = CURVES[name]
-    found = explored(latency)
-    assert found.complete and needed <= found.points.keys() and len(found.points) <= most
-    assert all(found.points[n] == latency(n) for n in found.points)
-
-
-@pytest.mark.parametrize("name", CURVES)
-def test_the_candidates_hold_the_last_fast_count_before_every_cliff(name):
-    """On the explored points, the edges are true right edges: no larger count of all is as fast."""
-    latency, _, _ = CURVES[name]
-    wanted = {e for e in edges({n: latency(n) for n in range(LOW, HIGH + 1)}) if latency(e) <= 0.95 * latency(e + 1)}
-    found = set(edges(explored(latency).points))
-    if name == "a sawtooth of four":  # every fourth count is one; the largest is what matters
-        wanted = {196}
-    assert wanted - {LOW, HIGH} <= found
-
-
-@settings(deadline=None, max_examples=100)
-@given(cliff=st.integers(LOW, HIGH - 1), height=st.floats(0.07, 1), slope=st.floats(0, 0.02), seed=st.integers(0, 99))
-def test_any_single_cliff_is_found_under_noise(cliff, height, slope, seed):
-    rng = np.random.default_rng(seed)
-    noise = {n: 1 + 0.004 * rng.uniform(-1, 1) for n in range(LOW, HIGH + 1)}
-    found = explored(lambda n: (10 * (1 + height * (n > cliff)) + slope * n) * noise[n])
-    assert {cliff, cliff + 1} <= found.points.keys() and len(found.points) <= 60
-
-
-def test_a_coarse_grid_alone_would_miss_the_cliff():
-    """The check above can fail."""
-    assert not {101, 102} <= set(coarse_grid(LOW, HIGH))
-
-
-@pytest.mark.parametrize("budget", [1, 5, 17])
-def test_the_budget_holds(budget):
-    found = explored(stairs(32, 64, 100, 128, 150), budget)
-    assert len(found.points) == budget and not found.complete
-
-
-def test_time_that_is_over_ends_it():
-    left = iter([4, 4, 2])
-
-    def measure(counts):
-        return [10.0] * min(len(counts), next(left))
-
-    found = explore(measure, LOW, HIGH, 96)
-    assert len(found.points) == 10 and not found.complete
-
-
-def test_known_points_cost_nothing():
-    first, asked = explored(stairs(101)), []
-    again = explore(asked.extend, LOW, HIGH, 0, known=first.points)
-    assert again == first and not asked
-
-
-@pytest.mark.parametrize("low, high", [(3, 4), (3, 3), (8, 50), (32, 257), (128, 1025), (200, 4097)])
-def test_the_grid_has_both_ends_and_stays_small(low, high):
-    grid = coarse_grid(low, high)
-    assert {low, high} <= set(grid) <= set(range(low, high + 1)) and len(set(grid)) == len(grid) <= 24
-    assert explore(lambda c: [float(n) for n in c], low, high, 96).complete
-
-
-# The store.
-
-ROW = ("blocks", 128, 128, 0.5, 20.0, 5)
-
-
-def test_points_come_back(tmp_path):
-    with Store(tmp_path / "a" / "p.sqlite") as store:
-        store.add("k", [ROW, ("ends", 197, 197, 0.1, 21.0, 5)])
-        store.add("other", [ROW])
-        store.add("k", [(*ROW[:3], 0.6, 20.0, 10)])
-        store.finish("k", "text")
-    with Store(tmp_path / "a" / "p.sqlite") as store:
-        assert store.points("k") == [(*ROW[:3], 0.6, 20.0, 10), ("ends", 197, 197, 0.1, 21.0, 5)]
-        assert store.finished("k") == "text" and store.finished("other") is None
-        store.clear("k")
-        assert store.points("k") == [] and store.finished("k") is None and store.points("other") == [ROW]
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
-    monkeypatch.delenv("FOVEATE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "foveate"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert str(cache_folder()) == "/somewhere/.cache/foveate"
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from foveate.profiling.store import Store
-with Store(Path(sys.argv[1])) as store:
-    for n in range(int(sys.argv[3])):
-        store.add("k", [(sys.argv[2], n, n, 0.5, 20.0, 5)])
-        print(n, flush=True)
-"""
-
-
-def writer(path, part, count):
-    command = [sys.executable, "-c", WRITER, str(path), part, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def test_a_killed_process_loses_nothing_it_had_stored(tmp_path):
-    path = tmp_path / "p.sqlite"
-    child = writer(path, "blocks", 10**9)
-    assert child.stdout is not None
-    seen = [int(child.stdout.readline()) for _ in range(50)][-1]
-    os.kill(child.pid, signal.SIGKILL)
-    rest = child.stdout.read().splitlines()
-    child.stdout.close()
-    child.wait()
-    last = int(rest[-1]) if rest else seen
-    with Store(path) as store:
-        stored = [row[1] for row in store.points("k")]
-        assert stored[: last + 1] == list(range(last + 1)) and len(stored) <= last + 2
-        store.add("k", [ROW])
-
-
-def test_two_processes_write_at_once(tmp_path):
-    children = [writer(tmp_path / "p.sqlite", part, 100) for part in ("a", "b")]
-    assert [(child.communicate(timeout=60), child.returncode)[1] for child in children] == [0, 0]
-    with Store(tmp_path / "p.sqlite") as store:
-        assert [row[:2] for row in store.points("k")] == [(part, n) for part in "ab" for n in range(100)]
-
-
-@pytest.mark.parametrize("damage", ["text", "header", "middle"])
-def test_a_broken_file_is_moved_aside(tmp_path, caplog, damage):
-    path = tmp_path / "p.sqlite"
-    with Store(path) as store:
-        store.add("k", [("blocks", n, n, 0.5, 20.0, 5) for n in range(500)])
-    whole = path.read_bytes()
-    broken = {
-        "text": b"this is not a database, it is a line of text, and long enough to be looked at as one" * 9,
-        "header": b"\0" * 100 + whole[100:],
-        "middle": whole[:4096] + os.urandom(len(whole) - 4096),
-    }[damage]
-    path.write_bytes(broken)
-    with caplog.at_level(logging.WARNING), Store(path) as store:
-        assert store.points("k") == []
-        store.add("k", [ROW])
-    assert "not a sound database" in caplog.text
-    (aside,) = tmp_path.glob("*.broken-*")
-    assert aside.read_bytes() == broken
-    with Store(path) as store:
-        assert store.points("k") == [ROW]
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
-    (tmp_path / "file").write_text("in the way")
-    with caplog.at_level(logging.WARNING), Store(tmp_path / "file" / "p.sqlite") as store:
-        store.add("k", [ROW])
-        assert store.points("k") == [ROW]
-    assert "profiles are not kept" in caplog.text
-
-
-def test_a_read_only_file_is_done_without(tmp_path, caplog):
-    Store(tmp_path / "p.sqlite").__exit__()
-
-    class ReadOnly(Store):  # as root sees no permissions, SQLite is told
-        def _connect(self):
-            db = super()._connect()
-            db.execute("PRAGMA query_only = 1")
-            return db
-
-    with caplog.at_level(logging.WARNING), ReadOnly(tmp_path / "p.sqlite") as store:
-        store.add("k", [ROW])
-        assert store.points("k") == [ROW]
-    assert "profiles are not kept" in caplog.text
 
 
 # What is measured, and in which order, on a device that is made up.
@@ -468,7 +247,7 @@ def test_trials_descend_about_the_count_asked_for(tokens, prefix, depth, share):
     start, counts = trial(n, tokens, prefix, depth)
     falling = [start, *counts]
     assert start <= tokens and all(a > b >= prefix + 2 for a, b in pairwise(falling))
-    assert 1 <= len(counts) <= min(4, depth) and all(b - prefix >= (a - prefix) / 2 for a, b in pairwise(falling))
+    assert 1 <= len(counts) <= min(2, depth) and all(b - prefix >= (a - prefix) / 2 for a, b in pairwise(falling))
     if tokens > 64 and share < 1:
         assert abs(sum(falling) / len(falling) / n - 1) < 0.1
 

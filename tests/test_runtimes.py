@@ -1,4 +1,7 @@
-"""Laws over every runtime and precision; then the worker: a process that serves, measures, and ends with its parent."""
+"""Laws over every runtime and precision; then the worker: a process that serves, measures, and ends with its parent.
+
+One file, though a long one: what `built` makes once serves both, and building takes longer than all tests.
+"""
 
 import os
 import signal
