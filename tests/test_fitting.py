@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from timm.models.vision_transformer import VisionTransformer
 
 import foveate
 from foveate.errors import InputError
 from foveate.fitting import Budget
+from foveate.fitting.baseline import fastest_dense
 from foveate.fitting.comparing import Landing, compare
 from foveate.planning import Candidate
 from foveate.plans import Step
@@ -169,3 +174,49 @@ def test_compare_measures_every_method_at_the_level(tmp_path):
     assert [r["method"] for r in rows] == ["topk", "tome", "pareto"]
     assert all(0.5 < r["measured"] < 0.9 and r["kl"] > 0 and r["gmacs"] > 0 for r in rows)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"results.jsonl", "compare.html"}
+
+
+class Rig:
+    """A bench whose dense build takes a known time; `open` are those whose process would be alive."""
+
+    speed: ClassVar = {("eager", "fp32"): 30.0, ("eager", "bf16"): 11.0, ("openvino", "fp32"): 10.0, ("broken", ""): 1}
+    open: ClassVar = set[tuple[str, str]]()
+    most = 0
+
+    def __init__(self, *args, runtime, precision, **kwargs):
+        self.pair, self.builds = (runtime, precision), {}
+
+    def __enter__(self):
+        Rig.open.add(self.pair)
+        Rig.most = max(Rig.most, len(Rig.open))
+        return self
+
+    def __exit__(self, *error):
+        Rig.open.remove(self.pair)
+
+    def add(self, label, module):
+        self.builds[label] = SimpleNamespace(latency_ms=self.speed[self.pair])
+
+    def logits(self, label, images):
+        return -images if self.pair == ("broken", "") else images * 1.001
+
+    def rounds_for(self, label, seconds):
+        return 5
+
+    def time(self, labels, rounds):
+        pass
+
+
+def test_of_the_dense_builds_the_fastest_sound_one_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr("foveate.fitting.baseline.Bench", Rig)
+    monkeypatch.setattr("foveate.fitting.baseline.time.sleep", lambda seconds: None)
+    x = np.random.default_rng(0).standard_normal((8, 5))
+    model = VisionTransformer(img_size=32, embed_dim=16, depth=1, num_heads=1, num_classes=5)
+    with ExitStack() as stack:
+        bench, rows = fastest_dense(
+            model, None, tmp_path, list(Rig.speed), images=x, logits=x, batch=1, threads=1, seed=0, stack=stack,
+            progress=lambda share, text: None,
+        )  # fmt: skip
+        assert bench.pair == ("openvino", "fp32") and Rig.open == {bench.pair}
+    assert not Rig.open and Rig.most == 3  # a beaten one ended as soon as it was, the broken one was opened last
+    assert [r.latency_ms for r in rows] == [30.0, 11.0, 10.0, None] and "outputs are off" in rows[-1].reason

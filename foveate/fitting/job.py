@@ -101,7 +101,7 @@ def fit(
     fresh: bool = False,
     command: str = "foveate.fit()",
     progress: Progress = lambda stage, share, text: None,
-    seconds: float = 50.0,
+    seconds: float = 45.0,
     **model_kwargs: Any,
 ) -> Outcome:
     """Fit a vision transformer to this machine and write what to deploy into `out`.
