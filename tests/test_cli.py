@@ -96,7 +96,7 @@ def test_output_in_the_way_is_refused_before_any_work(tmp_path):
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
 
 
-def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path):
+def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path, tmp_path_factory):
     import os
     import signal
     import time
@@ -106,7 +106,8 @@ def test_ctrl_c_ends_in_one_line_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "foveate", "fit", "--out", str(tmp_path / "out"), "--runtime", "onnxruntime"]
     temp = tmp_path / "temp"
     temp.mkdir()
-    env = {**os.environ, "TMPDIR": str(temp)}
+    # torch puts a cache of its own into the folder for temporary files as soon as it is imported.
+    env = {**os.environ, "TMPDIR": str(temp), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path_factory.mktemp("torch"))}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         for line in process.stderr:
