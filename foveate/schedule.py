@@ -145,3 +145,16 @@ def macs(
     for n, m in zip(schedule.before, schedule.after, strict=True):
         total += 4 * n * width**2 + 2 * n**2 * width + round(2 * mlp_ratio * m * width**2)
     return total
+
+
+def exchange_macs(schedule: Schedule, width: int, *, heads: int, memory: int, latent: int) -> int:
+    """Multiply-accumulates of ViTTM's linear reads and writes with `memory` tokens (vittm.md, section 5.2).
+
+    Read, before the attention of a block with n tokens, c = `latent`: c C (n + M) + C^2 M + c (C / H) (n + M) + c n;
+    write, after its MLP, C^2 for each of the m tokens there instead, and c M at the end.
+    """
+    total = 0
+    for n, m in zip(schedule.before, schedule.after, strict=True):
+        for target, source in ((n, memory), (memory, m)):
+            total += latent * (width + width // heads) * (target + source) + width**2 * source + latent * target
+    return total

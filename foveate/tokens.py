@@ -19,6 +19,7 @@ class Tokens(NamedTuple):
     prefix: int  # leading class, distillation and register tokens, which no method touches
     source: Tensor | None = None  # [B P0], int64: patch token that holds each original patch, -1 if dropped
     rope: Tensor | None = None  # [B P E]: the rotary embedding of each patch token, where the host has one
+    memory: Tensor | None = None  # [B M C]: the second stream of a host that has one; no method sees it
 
     @property
     def patches(self) -> int:

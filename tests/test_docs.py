@@ -1,6 +1,9 @@
 """The docs hold the figures of the committed results, and no others."""
 
+import re
 from pathlib import Path
+
+import pytest
 
 from benchmarks.table import DOCS, RESULTS, render
 
@@ -15,3 +18,14 @@ def test_no_machine_path_or_address_is_committed_with_the_results():
         text = path.read_text(encoding="utf-8")
         assert str(Path(__file__).parent.parent.parent) + "/" not in text, path
         assert "://" not in text, path
+
+
+PAGES = [p for p in sorted(DOCS.parent.glob("*.md")) if "```python" in p.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_the_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        exec(compile(block, page.name, "exec"), scope)

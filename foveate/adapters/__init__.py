@@ -17,6 +17,7 @@ ADAPTERS = {
     "timm.models.vision_transformer.VisionTransformer": "timm_vit.TimmViT",
     "timm.models.deit.VisionTransformerDistilled": "timm_vit.TimmViT",
     "timm.models.eva.Eva": "timm_eva.TimmEva",
+    "foveate.models.vittm.model.ViTTM": "vittm.TwoStreams",
 }
 
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from foveate.errors import InputError
 from foveate.methods import METHODS, Merger, Reducer
 from foveate.plans import Step
-from foveate.schedule import Schedule, macs
+from foveate.schedule import Schedule, exchange_macs, macs
 from foveate.tokens import Signals, Tokens
 
 
@@ -38,6 +38,8 @@ class Facts:
     patch: tuple[int, int]
     classes: int
     has_class_token: bool
+    memory: int = 0  # tokens of a second stream, which is read and written and never reduced
+    latent: int = 0  # channels of the queries and keys by which the streams are read and written
 
     @property
     def patches(self) -> int:
@@ -53,8 +55,13 @@ class Facts:
         return Schedule.cut(self.tokens, self.depth, {s.block: s.tokens for s in steps}, self.prefix)
 
     def macs(self, schedule: Schedule) -> int:
-        """Multiply-accumulates of one image by `foveate.schedule.macs`, reduction itself not counted."""
-        return macs(schedule, self.width, patches=self.patches, patch_size=self.patch[0], classes=self.classes)
+        """Multiply-accumulates of one image by the formulas of `foveate.schedule`, reduction itself not counted."""
+        count = macs(schedule, self.width, patches=self.patches, patch_size=self.patch[0], classes=self.classes)
+        if not self.memory:
+            return count
+        embedding = 3 * self.image[1] * self.image[2] * self.width
+        exchange = exchange_macs(schedule, self.width, heads=self.heads, memory=self.memory, latent=self.latent)
+        return count + embedding + exchange
 
     def macs_ratio(self, schedule: Schedule) -> float:
         """Multiply-accumulates as a share of what the model takes at full length."""
@@ -158,7 +165,8 @@ class Reduced(nn.Module, ABC):
         reducer = self.reducers[str(block)]
         assert isinstance(reducer, Reducer)
         found = self.signals(block, tokens, bias, reducer.needs)
-        return reducer(tokens, found, self.schedule.after[block] - tokens.prefix)
+        fewer = reducer(tokens._replace(memory=None), found, self.schedule.after[block] - tokens.prefix)
+        return fewer._replace(memory=tokens.memory)
 
     def finish(self, tokens: Tokens) -> Tensor:
         return self.head(tokens, weighted=self.pools_by_size)

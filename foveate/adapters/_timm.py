@@ -5,9 +5,11 @@ from typing import Any
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
+from torch import Tensor
 
-from foveate.adapters._base import Facts, known
+from foveate.adapters._base import Facts, Tap, attention_rows, known
 from foveate.errors import InputError
+from foveate.tokens import Signals
 
 POOLS = ("", "token", "avg", "map")
 MLPS = (Mlp, GluMlp, SwiGLU)
@@ -42,4 +44,24 @@ def facts_of(model: Any) -> Facts:
         patch=tuple(patch.patch_size),
         classes=model.num_classes,
         has_class_token=model.cls_token is not None,
+    )
+
+
+def taps_of(attn: Any) -> tuple[Tap, Tap, Tap]:
+    """On queries, keys (both after their norms) and the packed queries, keys and values of timm's `Attention`."""
+    return Tap(attn.q_norm), Tap(attn.k_norm), Tap(attn.qkv)
+
+
+def signals_of(
+    taps: tuple[Tap, Tap, Tap], scale: float, bias: Tensor | None, needs: frozenset[str], depth: float
+) -> Signals:
+    """What these taps hold since the attention ran."""
+    q, k, qkv = (tap.take() for tap in taps)
+    heads, width = q.shape[1], q.shape[-1]
+    return Signals(
+        keys=k if "keys" in needs else None,
+        values=qkv.unflatten(-1, (3, heads, width))[:, :, 2].transpose(1, 2) if "values" in needs else None,
+        class_row=attention_rows(q[:, :, :1], k, scale, bias)[:, :, 0] if "class_row" in needs else None,
+        attention=attention_rows(q, k, scale, bias) if "attention" in needs else None,
+        depth=depth,
     )

@@ -119,6 +119,8 @@ def _checked(name: str, kwargs: Mapping[str, Option]) -> dict[str, Option]:
     """The model's arguments, once a sketch of it without memory shows that foveate supports it; before any download."""
     import timm
 
+    import foveate.models  # noqa: F401  puts ours into timm's registry
+
     kwargs = {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else dict(kwargs)
     for key, value in kwargs.items():
         if not isinstance(value, Option):

@@ -12,8 +12,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known, size_weighted
-from foveate.adapters._timm import MLPS, check_ends, facts_of
+from foveate.adapters._base import Facts, Reduced, Tap, known, size_weighted
+from foveate.adapters._timm import MLPS, check_ends, facts_of, signals_of, taps_of
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
@@ -23,11 +23,11 @@ class TimmViT(Reduced):
 
     def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
         super().__init__(model, steps)
-        self.taps = {}
-        for name, reducer in self.reducers.items():
-            if reducer.needs:
-                attn = self.host.blocks[int(name)].attn
-                self.taps[int(name)] = Tap(attn.q_norm), Tap(attn.k_norm), Tap(attn.qkv)
+        self.taps: dict[int, tuple[Tap, Tap, Tap]] = {
+            int(name): taps_of(self.host.blocks[int(name)].attn)
+            for name, reducer in self.reducers.items()
+            if reducer.needs
+        }
 
     @classmethod
     def check(cls, model: Any) -> None:
@@ -55,18 +55,8 @@ class TimmViT(Reduced):
         return tokens._replace(x=tokens.x + b.drop_path2(b.ls2(b.mlp(b.norm2(tokens.x)))))
 
     def signals(self, block: int, tokens: Tokens, bias: Tensor | None, needs: frozenset[str]) -> Signals:
-        if not needs:
-            return Signals(depth=block / self.facts.depth)
-        q, k, qkv = (tap.take() for tap in self.taps[block])
-        heads, width = q.shape[1], q.shape[-1]
-        scale = self.host.blocks[block].attn.scale
-        return Signals(
-            keys=k if "keys" in needs else None,
-            values=qkv.unflatten(-1, (3, heads, width))[:, :, 2].transpose(1, 2) if "values" in needs else None,
-            class_row=attention_rows(q[:, :, :1], k, scale, bias)[:, :, 0] if "class_row" in needs else None,
-            attention=attention_rows(q, k, scale, bias) if "attention" in needs else None,
-            depth=block / self.facts.depth,
-        )
+        attn, share = self.host.blocks[block].attn, block / self.facts.depth
+        return signals_of(self.taps[block], attn.scale, bias, needs, share) if needs else Signals(depth=share)
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
         m = self.host

@@ -36,8 +36,14 @@ def listing(what: str) -> list[dict[str, Any]]:
         from foveate.adapters.load import BUNDLED
 
         bundled = {"name": BUNDLED, "adapter": "timm_vit.TimmViT", "what": "ships with foveate"}
-        hosts = [{"name": host, "adapter": adapter, "what": "every timm model of this class"} for host, adapter in
-                 ADAPTERS.items()]  # fmt: skip
+        every = {
+            False: "every timm model of this class",
+            True: "ours, to be trained: vittm_base_patch28_224 and others",
+        }
+        hosts = [
+            {"name": host, "adapter": adapter, "what": every[host.startswith("foveate.")]}
+            for host, adapter in ADAPTERS.items()
+        ]
         return [bundled, *hosts]
     raise one_of("kind", what, ("methods", "models", "runtimes"))
 

@@ -65,7 +65,7 @@ def highest(score: Tensor, keep: int) -> Tensor:
 
 def select(tokens: Tokens, kept: Tensor) -> Tokens:
     """Keep the prefix and the patch tokens `kept` [B K] (indices among the patches), in that order; drop the rest."""
-    x, size, p, source, rope = tokens
+    x, size, p, source, rope, _ = tokens
     index = _after_prefix(kept, p)
     if source is not None:
         source = _moved(source, _slots(kept, tokens.patches))
@@ -93,7 +93,7 @@ def merge(
         keep_norm: give each mean the largest norm among what went into it (ToFu's MLERP).
         dropped: [B 1] bool, images whose moved patches go nowhere.
     """
-    x, size, p, source, rope = tokens
+    x, size, p, source, rope, _ = tokens
     here, there = _after_prefix(anchor, p), moved + p
     own, extra = gather(x, here), gather(x, there)
     weight, heft = size.gather(1, here)[..., None], size.gather(1, there)
@@ -123,7 +123,7 @@ def fuse(tokens: Tokens, score: Tensor, keep: int, weight: Tensor, *, normalise:
         weight: [B P], weight of every patch in the appended token; those of kept patches are not used.
         normalise: True for the weighted mean, False for the plain weighted sum, as EViT's.
     """
-    x, size, p, source, rope = tokens
+    x, size, p, source, rope, _ = tokens
     best = score.topk(keep, dim=1).indices
     kept = best[:, :-1].sort(dim=1).values
     index = _after_prefix(kept, p)

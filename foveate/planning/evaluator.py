@@ -178,7 +178,7 @@ class Evaluator:
 
     def _remember(self, steps: Steps, block: int, chunk: int, tokens: Tokens) -> None:
         key = key_of(steps)
-        size = lambda t: t.x.nbytes + t.size.nbytes + (0 if t.rope is None else t.rope.nbytes)
+        size = lambda t: sum(part.nbytes for part in (t.x, t.size, t.rope, t.memory) if part is not None)
         _, state = self._recent.setdefault(key, (block, {}))
         self._room -= size(tokens) - (size(state[chunk]) if chunk in state else 0)
         state[chunk] = tokens

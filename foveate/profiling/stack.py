@@ -22,11 +22,14 @@ class Stack(nn.Module):
     """
 
     rope: Tensor | None
+    memory: Tensor | None
 
     def __init__(self, reduced: Reduced, *, attention_only: bool = False) -> None:
         super().__init__()
         self.reduced, self.attention_only = reduced, attention_only
-        self.register_buffer("rope", _rope(reduced))
+        rope, memory = _beside(reduced)
+        self.register_buffer("rope", rope)
+        self.register_buffer("memory", memory)
         self.added = 0 if self.rope is None else reduced.facts.prefix
         self.exit = _exit(reduced)
 
@@ -36,12 +39,12 @@ class Stack(nn.Module):
             # Wraps around past the last patch, which no count reaches: a plain slice would bound the open dimension.
             rope = rope.index_select(1, torch.arange(x.shape[1], device=x.device) % rope.shape[1])
             x = torch.cat([x.new_zeros(x.shape[0], self.added, x.shape[2]), x], dim=1)
-        tokens = _tokens(x, self.reduced, rope)
+        tokens = _tokens(x, self.reduced, rope, self.memory)
         for block in range(self.reduced.facts.depth):
             tokens = self.reduced.attend(block, tokens, None)
             if not self.attention_only:
                 tokens = self.reduced.mlp(block, tokens)
-        return self.exit(tokens.x)
+        return self.exit(_whole(tokens))
 
 
 class Ends(nn.Module):
@@ -64,6 +67,7 @@ class Reductions(nn.Module):
     """
 
     rope: Tensor | None
+    memory: Tensor | None
 
     def __init__(self, model: nn.Module, method: str | None, counts: Sequence[int]) -> None:
         super().__init__()
@@ -74,19 +78,21 @@ class Reductions(nn.Module):
         steps = [Step(block=b, method=method, tokens=f.tokens - 1 - b) for b in self.cuts] if method else []
         self.reduced, self.method = adapt(model, steps).eval(), method
         self.reduced.schedule = Schedule.cut(f.tokens, f.depth, self.cuts, f.prefix)
-        self.register_buffer("rope", _rope(self.reduced))
+        rope, memory = _beside(self.reduced)
+        self.register_buffer("rope", rope)
+        self.register_buffer("memory", memory)
         self.exit = _exit(self.reduced)
 
     def forward(self, x: Tensor) -> Tensor:
         r, p = self.reduced, self.reduced.facts.prefix
-        tokens = _tokens(x, r, None if self.rope is None else self.rope[:, : x.shape[1] - p])
+        tokens = _tokens(x, r, None if self.rope is None else self.rope[:, : x.shape[1] - p], self.memory)
         for block in range(min(r.facts.depth, max(self.cuts) + 2)):
             bias = r.bias(block, tokens)
             tokens = r.attend(block, tokens, bias)
             if block in self.cuts:
                 tokens = r.reduce(block, tokens, bias) if self.method else _first(tokens, self.cuts[block])
             tokens = r.mlp(block, tokens)
-        return self.exit(tokens.x)
+        return self.exit(_whole(tokens))
 
 
 def trial(n: int, tokens: int, prefix: int, depth: int) -> tuple[int, list[int]]:
@@ -112,15 +118,22 @@ def _exit(reduced: Reduced) -> nn.Linear:
     return nn.Linear(reduced.facts.width, 16, bias=False)
 
 
-def _rope(reduced: Reduced) -> Tensor | None:
-    """The host's rotary embedding [1 P E], or None."""
+def _beside(reduced: Reduced) -> tuple[Tensor | None, Tensor | None]:
+    """What goes beside the tokens of an empty image: the host's rotary embedding [1 P E] and its memory [1 M C]."""
     first = next(reduced.host.parameters())
     with torch.no_grad():
         image = torch.zeros(1, *reduced.facts.image, dtype=first.dtype, device=first.device)
-        rope = reduced.embed(image).rope
-    return None if rope is None else rope.detach().clone()
+        tokens = reduced.embed(image)
+    rope, memory = (None if t is None else t.detach().clone() for t in (tokens.rope, tokens.memory))
+    return rope, memory
 
 
-def _tokens(x: Tensor, reduced: Reduced, rope: Tensor | None) -> Tokens:
-    rope = None if rope is None else rope.expand(x.shape[0], -1, -1)
-    return Tokens(x, torch.ones_like(x[:, :, 0], dtype=torch.float32), reduced.facts.prefix, rope=rope)
+def _tokens(x: Tensor, reduced: Reduced, rope: Tensor | None, memory: Tensor | None) -> Tokens:
+    rope, memory = (None if t is None else t.expand(x.shape[0], -1, -1) for t in (rope, memory))
+    size = torch.ones_like(x[:, :, 0], dtype=torch.float32)
+    return Tokens(x, size, reduced.facts.prefix, rope=rope, memory=memory)
+
+
+def _whole(tokens: Tokens) -> Tensor:
+    """Both streams where there are two, so that no runtime leaves one out as unused."""
+    return tokens.x if tokens.memory is None else torch.cat([tokens.x, tokens.memory], dim=1)

@@ -1,0 +1,3 @@
+"""Trainable architectures, one folder each, in timm's registry once this is imported."""
+
+from foveate.models import vittm as vittm
