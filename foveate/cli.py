@@ -5,7 +5,6 @@ Exit codes: 0 done; 2 wrong arguments or input; 3 done, but nothing faster withi
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,7 @@ import typer
 from rich.table import Table
 
 from foveate import __version__
-from foveate.console import command_line, emit, err, escape, out, stages
-from foveate.errors import InputError
+from foveate.console import command_line, emit, err, escape, guarded, out, stages
 
 app = typer.Typer(
     name="foveate",
@@ -108,23 +106,13 @@ def run(
 
         foveate run foveate-out photo.jpg
     """
-    from time import perf_counter
-
     import foveate
     from foveate.preprocess import read_image
 
-    images = [read_image(p) for p in photos]  # before the model is loaded: bad input is told at once
+    for photo in photos:  # before the model is loaded: bad input is told at once
+        read_image(photo)
     artefact = foveate.open(folder, threads=threads)
-    x = [artefact.preprocess(image)[None] for image in images]
-    artefact(x[0])  # the first call of a runtime pays for its start
-    rows = []
-    for path, one in zip(photos, x, strict=True):
-        began = perf_counter()
-        logits = artefact(one)
-        ms = (perf_counter() - began) * 1e3
-        from foveate.evaluate import top
-
-        rows.append({"image": str(path), "latency_ms": round(ms, 3), "top": top(logits[0], artefact.classes, 5)})
+    rows = artefact.timed(photos)
     if artefact.card.note:
         err.print(f"[bold red]note[/] {escape(artefact.card.note)}")
     if not as_json:
@@ -303,6 +291,35 @@ def export(
     emit({"folder": str(folder)}, as_json)
 
 
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a Python file with a `recipe`")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="changes of it")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="folder to write; runs/RECIPE by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where the run in that folder was broken off")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model by a recipe; with `accelerate launch -m foveate train ...` on several processes or machines.
+
+    Examples:
+
+        foveate train recipes/imagenette_vit.py
+
+        foveate train recipes/imagenette_vit.py epochs=2 augment.mixup=0 --out runs/short
+
+        foveate train recipes/imagenette_vit.py --resume
+    """
+    from foveate.train import load_recipe
+    from foveate.train import train as run_train
+
+    made = load_recipe(recipe, changes or ())
+    with stages() as progress:
+        done = run_train(made, out_dir or Path("runs") / recipe.stem, resumed=resume, progress=progress)
+    err.print(f"best     {done.top1:.2f} % top-1 ({done.steps:,} steps, {done.seconds / 60:.1f} min)")
+    err.print(f"written  {done.out}/ (best.safetensors, last.pt to resume from, log.csv)")
+    emit({k: str(v) if isinstance(v, Path) else v for k, v in vars(done).items()}, as_json)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, models or runtimes")] = "methods",
@@ -359,29 +376,9 @@ def about(
     """Fits a vision transformer to the device that has to run it."""
 
 
-class Stopped(BaseException):
-    """Ctrl-C, under a name that no library between us and `main` catches."""
-
-
-def stop(*_: object) -> None:
-    raise Stopped
-
-
 def main() -> None:
-    """Entry point: user errors and the system's (a full disk) become one line and exit code 2, Ctrl-C exit code 130."""
-    import logging
-    import signal
-
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    signal.signal(signal.SIGINT, stop)
-    try:
-        app()
-    except (InputError, OSError) as e:
-        err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
-        sys.exit(2)
-    except Stopped:
-        err.print("stopped; nothing half-written")
-        sys.exit(130)
+    """Entry point."""
+    guarded(app)
 
 
 if __name__ == "__main__":

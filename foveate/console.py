@@ -2,11 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+
+from foveate.errors import InputError
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -52,3 +54,28 @@ def command_line() -> str:
     import shlex
 
     return "foveate " + " ".join(map(shlex.quote, sys.argv[1:]))
+
+
+class Stopped(BaseException):
+    """Ctrl-C, under a name that no library between us and `guarded` catches."""
+
+
+def stop(*_: object) -> None:
+    raise Stopped
+
+
+def guarded(app: Callable[[], object]) -> None:
+    """Run it: user errors and the system's (a full disk) become one line and exit code 2, Ctrl-C exit code 130."""
+    import logging
+    import signal
+
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    signal.signal(signal.SIGINT, stop)
+    try:
+        app()
+    except (InputError, OSError) as e:
+        err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
+        sys.exit(2)
+    except Stopped:
+        err.print("stopped; nothing half-written")
+        sys.exit(130)

@@ -1,0 +1,286 @@
+"""The loop: batches in, steps out. It knows of losses that they have names and are added up.
+
+Accelerate runs it on one process or many (`accelerate launch -m foveate train ...`), in bf16 or fp32. With the same
+seed the batches are the same for any number of processes, so the losses are too, up to the order of sums; what draws
+random numbers inside the model (stochastic depth, dropout) and MixUp, which pairs within a process's part, are not.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import InputError, NotAvailable
+from foveate.train.data import (
+    TRAIN,
+    VAL,
+    AsTensor,
+    Batch,
+    Samples,
+    find_split,
+    loader,
+    order,
+    same_classes,
+    seeded,
+    share,
+)  # fmt: skip
+from foveate.train.parts import augmented, average_of, build, mix_of, optimizer_of, preprocess_of, schedule_of
+from foveate.train.recipe import Recipe
+from foveate.train.record import Record
+from foveate.train.state import LAST, Position, resume, save, save_model
+from foveate.train.tasks import Learner, outputs
+
+Progress = Callable[[str, float, str], None]
+SAVE_SECONDS = 300.0  # between checkpoints within an epoch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it. `best` holds the weights of the best validation, the average's where there is one."""
+
+    out: Path
+    best: Path
+    top1: float  # % on the validation set, the best
+    last: dict[str, float]  # of the last validation, a figure a classifier
+    steps: int
+    seconds: float
+    unreadable: int
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resumed: bool = False,
+    progress: Progress = lambda stage, share, text: None,
+    save_seconds: float = SAVE_SECONDS,
+) -> Trained:
+    """Train, and leave log.csv, last.pt (to resume from) and best.safetensors in `out`.
+
+    Args:
+        resumed: go on from `last.pt`; the losses are those of a run that was not broken off.
+        progress: called as progress(stage, share of the whole run, text).
+
+    Raises:
+        InputError: wrong data, a checkpoint that does not fit, too many unreadable images, a loss that is not finite.
+        NotAvailable: Accelerate is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise NotAvailable("training needs Accelerate: pip install 'foveate[train]'") from None
+    run = _Run(
+        recipe, Path(out), Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=_mixed(recipe)), progress
+    )
+    if resumed:
+        run.resume()
+    elif run.main and (run.out / LAST).exists():
+        raise InputError(f"{run.out} holds a run already: go on with it (--resume), or name another --out")
+    try:
+        return run.go(save_seconds)
+    finally:
+        run.close()
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, recipe: Recipe, out: Path, accelerator: Any, progress: Progress) -> None:
+        self.recipe, self.out, self.accelerator, self.progress = recipe, out, accelerator, progress
+        self.main, self.parts = accelerator.is_main_process, accelerator.num_processes
+        if recipe.batch % (self.parts * recipe.accumulate):
+            raise InputError(
+                f"batch is {recipe.batch}; allowed with {self.parts} processes and {recipe.accumulate} parts each: "
+                f"multiples of {self.parts * recipe.accumulate}"
+            )
+        if (recipe.augment.mixup or recipe.augment.cutmix) and recipe.batch // self.parts % 2:
+            raise InputError(f"MixUp pairs images: {recipe.batch // self.parts} a process have to be an even number")
+        data = os.path.expandvars(recipe.data)
+        if "$" in data:
+            raise InputError(f"data is {recipe.data}: a variable in it is not set")
+        self.photographs = find_split(data, recipe.train, TRAIN)
+        self.judges = find_split(data, recipe.val, VAL)
+        same_classes(self.photographs, self.judges)
+        if len(self.photographs) < recipe.batch:
+            raise InputError(f"{len(self.photographs)} photographs are less than a batch of {recipe.batch}")
+        torch.manual_seed(recipe.seed)
+        self.model = build(recipe, len(self.photographs.classes))
+        self.preprocess = preprocess_of(self.model, recipe.image_size)
+        recipe.task.prepare(self.model)
+        learner = Learner(self.model, recipe.task)
+        self.optimizer = optimizer_of(recipe, self.model, recipe.task)
+        self.ema = average_of(recipe, self.model)
+        self.learner, self.optimizer = accelerator.prepare(learner, self.optimizer)
+        self.per_epoch = len(self.photographs) // recipe.batch
+        self.schedule = schedule_of(recipe, self.optimizer, self.per_epoch)
+        self.mix = mix_of(recipe, len(self.photographs.classes))
+        self.position, self.record = Position(), None
+        self.samples = Samples(self.photographs, augmented(recipe, self.preprocess), recipe.seed)
+        self.tests = Samples(self.judges, AsTensor(self.preprocess), recipe.seed)
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        return {
+            "model": self.model, "task": self.recipe.task, "optimizer": self.optimizer, "ema": self.ema,
+        }  # fmt: skip
+
+    def resume(self) -> None:
+        self.position = resume(self.out, self.recipe.fingerprint(), self.saved)
+
+    def go(self, save_seconds: float) -> Trained:
+        p, r = self.position, self.recipe
+        if self.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.record = Record(self.out, p.step)
+        self.accelerator.wait_for_everyone()
+        began = time.monotonic() - p.seconds
+        if p.step == 0:  # what would fail after the first epoch fails now
+            self.validate(limit=min(len(self.judges), 2 * r.batch))
+        found, saved_at = dict[str, float](), time.monotonic()
+        while p.epoch < r.epochs:
+            batches = order(len(self.photographs), r.batch, seed=r.seed, epoch=p.epoch)
+            mine = share(batches[p.batch :], self.accelerator.process_index, self.parts)
+            for batch in loader(self.samples, mine, r.workers):
+                losses = self.step(batch)
+                p.batch, p.step, p.seconds = p.batch + 1, p.step + 1, time.monotonic() - began
+                self.tell(losses, began)
+                if self.due(time.monotonic() - saved_at > save_seconds):
+                    self.save()
+                    saved_at = time.monotonic()
+            p.epoch, p.batch = p.epoch + 1, 0
+            if p.epoch % r.validate_every == 0 or p.epoch == r.epochs:
+                found = self.validate()
+                self.keep(found)
+            self.save()
+            saved_at = time.monotonic()
+        found = found or self.validate()
+        return Trained(
+            self.out, self.out / "best.safetensors", p.best, found, p.step, time.monotonic() - began, p.unreadable
+        )
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step on this process's part of a batch; the losses over all processes."""
+        p, r = self.position, self.recipe
+        self.learner.train()
+        images, labels = batch.images, batch.labels
+        if self.mix is not None:
+            with seeded(r.seed, p.epoch, p.batch, self.accelerator.process_index):
+                images, labels = self.mix(images, labels)
+        else:
+            labels = nn.functional.one_hot(labels, len(self.photographs.classes)).float()
+        device, total = self.accelerator.device, dict[str, Tensor]()
+        pieces = list(zip(images.chunk(r.accumulate), labels.chunk(r.accumulate), strict=True))
+        for i, (x, y) in enumerate(pieces):
+            last = i == len(pieces) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.learner):
+                losses = self.learner(x.to(device), y.to(device))
+                self.accelerator.backward(torch.stack(list(losses.values())).sum() / len(pieces))
+            for name, value in losses.items():
+                total[name] = total.get(name, torch.zeros((), device=device)) + value.detach().float() / len(pieces)
+        bad = torch.tensor(float(len(batch.bad)), device=device)
+        seen = self.accelerator.reduce(torch.stack([*total.values(), bad]), reduction="sum").tolist()
+        told = {name: value / self.parts for name, value in zip(total, seen, strict=False)}
+        if not all(map(_finite, told.values())):
+            raise InputError(
+                f"the loss is not finite at step {p.step + 1} (epoch {p.epoch + 1}): "
+                f"{', '.join(f'{k} {v:g}' for k, v in told.items())}; {self.out / LAST} is the last good checkpoint"
+            )
+        self.count_bad(int(seen[-1]), batch.bad)
+        if r.clip is not None:
+            self.accelerator.clip_grad_norm_(self.learner.parameters(), r.clip)
+        self.schedule.step_update(num_updates=p.step + 1)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return told
+
+    @torch.no_grad()
+    def validate(self, limit: int | None = None) -> dict[str, float]:
+        """Top-1 in % of every classifier, of the average of the weights where there is one."""
+        model = self.model if self.ema is None else self.ema.module
+        was, _ = model.training, model.eval()
+        count = limit or len(self.judges)
+        size = max(1, self.recipe.batch // self.parts)
+        every = [(0, i) for i in range(count)][self.accelerator.process_index :: self.parts]
+        chunks = [every[i : i + size] for i in range(0, len(every), size)]
+        right, device = dict[str, Tensor](), self.accelerator.device
+        for batch in loader(self.tests, chunks, self.recipe.workers):
+            with self.accelerator.autocast():
+                found = outputs(model(batch.images.to(device)))
+            for name, y in found.items():
+                hit = (y.argmax(1).cpu() == batch.labels).sum()
+                right[name] = right.get(name, torch.zeros((), dtype=torch.long)) + hit
+        model.train(was)
+        total = self.accelerator.reduce(torch.stack(list(right.values())).to(device), reduction="sum")
+        return {f"top-1 {name}": 100 * int(n) / count for name, n in zip(right, total, strict=True)}
+
+    def keep(self, found: dict[str, float]) -> None:
+        p, top1 = self.position, next(iter(found.values()))
+        self.note(found)
+        if top1 > p.best:
+            p.best = top1
+            if self.main:
+                model = self.model if self.ema is None else self.ema.module
+                r = self.recipe
+                facts = {
+                    "model": r.model if isinstance(r.model, str) else None, "options": r.options, "epoch": p.epoch,
+                    "classes": list(self.photographs.classes), "preprocess": self.preprocess.model_dump(mode="json"),
+                    "recipe": r.fingerprint(), **found,
+                }  # fmt: skip
+                save_model(self.out, "best", model, facts)
+
+    def save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            save(self.out, self.position, self.recipe.fingerprint(), self.saved)
+
+    def due(self, mine: bool) -> bool:
+        """Does the main process think it is time? Clocks of several processes differ."""
+        if self.parts == 1:
+            return mine
+        flag = torch.tensor(float(mine and self.main), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+
+    def tell(self, losses: dict[str, float], began: float) -> None:
+        p, whole = self.position, self.per_epoch * self.recipe.epochs
+        self.note({f"loss {k}": v for k, v in losses.items()} | {"lr": self.optimizer.param_groups[0]["lr"]})
+        left = (time.monotonic() - began) / p.step * (whole - p.step)
+        text = f"epoch {p.epoch + 1}/{self.recipe.epochs}, loss {sum(losses.values()):.3f}, {left / 60:.0f} min left"
+        self.progress("train", p.step / whole, text)
+
+    def note(self, values: dict[str, float]) -> None:
+        if self.record is not None:
+            self.record.add(self.position.step, self.position.epoch, values)
+
+    def count_bad(self, count: int, mine: tuple[str, ...]) -> None:
+        p, allowed = self.position, self.recipe.unreadable * len(self.photographs)
+        for reason in mine:
+            self.progress("train", p.step / (self.per_epoch * self.recipe.epochs), f"replaced: {reason}")
+        p.unreadable += count
+        seen = p.unreadable / (p.epoch + 1)  # each comes by once an epoch
+        if seen > allowed:
+            raise InputError(
+                f"{p.unreadable} training images could not be read, more than {self.recipe.unreadable:.1%} of "
+                f"{len(self.photographs)}; last: {mine[-1] if mine else 'in another process'}"
+            )
+
+    def close(self) -> None:
+        if self.record is not None:
+            self.record.close()
+        self.accelerator.end_training()
+        type(self.accelerator.state)._reset_state(reset_partial_state=True)  # or it would fix the next run's precision
+
+
+def _mixed(recipe: Recipe) -> str:
+    return "bf16" if recipe.precision == "bf16" else "no"
+
+
+def _finite(x: float) -> bool:
+    return x == x and abs(x) != float("inf")

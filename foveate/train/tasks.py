@@ -1,0 +1,148 @@
+"""What is to be learnt: a task turns a model, images and labels into named losses, which are added up.
+
+A task is a module: what it learns beside the model (maps between widths, say) is trained with it and thrown away after.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate.errors import InputError
+
+Losses = dict[str, Tensor]
+
+
+class Task(nn.Module, ABC):
+    """Abstract; tasks are final."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Called once before training, for a task that has to know the model's widths."""
+
+    @abstractmethod
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        """Losses by name, scalars. images [B 3 h w]; labels [B classes], each row a distribution."""
+
+
+@final
+class Classify(Task):
+    """Cross-entropy with the labels; of every classifier where the model has several (ViTTM's memory and process)."""
+
+    def __init__(self, smoothing: float = 0.1, *, binary: bool = False) -> None:
+        """`binary`: binary cross-entropy, summed over the classes, as DeiT-III and ViTTM are fine-tuned by."""
+        super().__init__()
+        self.smoothing, self.binary = smoothing, binary
+
+    def extra_repr(self) -> str:
+        return f"smoothing={self.smoothing}, binary={self.binary}"
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        return {name: self.loss(y, labels) for name, y in outputs(model(images)).items()}
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = labels * (1 - self.smoothing) + self.smoothing / labels.shape[1]
+        if self.binary:
+            return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").sum(1).mean()
+        return -(labels * logits.float().log_softmax(1)).sum(1).mean()
+
+
+@final
+class Distil(Task):
+    """The labels, and the answers of a frozen teacher (Hinton et al., arXiv:1503.02531)."""
+
+    def __init__(self, teacher: nn.Module, *, weight: float = 0.5, temperature: float = 1.0, smoothing: float = 0.0):
+        """`weight`: of the teacher's answers; the labels have the rest."""
+        super().__init__()
+        if not 0 <= weight <= 1:
+            raise InputError(f"weight is {weight:g}; allowed: 0 to 1")
+        self.teacher = Frozen(teacher)
+        self.labels, self.weight, self.temperature = Classify(smoothing), weight, temperature
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}, temperature={self.temperature}"
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        t, goal, losses = self.temperature, self.teacher(images).float(), {}
+        for name, y in outputs(model(images)).items():
+            soft = F.kl_div((y.float() / t).log_softmax(1), (goal / t).log_softmax(1), log_target=True, reduction="sum")
+            losses[name] = (1 - self.weight) * self.labels.loss(y, labels)
+            losses[f"{name} teacher"] = self.weight * t * t * soft / len(y)
+        return losses
+
+
+@final
+class MatchTokens(Task):
+    """The labels, and the teacher's patch tokens after some blocks, through linear maps that are thrown away.
+
+    Both have to put their tokens on the same grid; the teacher's are layer-normalised. `forward_intermediates` of timm
+    is what is asked of both.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, *, blocks: Sequence[int] = (5, 11), weight: float = 1.0, smoothing: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.teacher, self.blocks, self.weight = Frozen(teacher), tuple(blocks), weight
+        self.labels = Classify(smoothing)
+        self.maps = nn.ModuleList()
+
+    def extra_repr(self) -> str:
+        return f"blocks={self.blocks}, weight={self.weight}"
+
+    def prepare(self, model: Any) -> None:
+        teacher: Any = self.teacher.model
+        width, goal = model.num_features, teacher.num_features
+        self.maps = nn.ModuleList(nn.Linear(width, goal) for _ in self.blocks)
+
+    def forward(self, model: Any, images: Tensor, labels: Tensor) -> Losses:
+        last, tokens = model.forward_intermediates(images, indices=list(self.blocks), output_fmt="NLC")
+        with torch.no_grad():
+            wanted = self.teacher.model.forward_intermediates(  # type: ignore[union-attr]
+                images, indices=list(self.blocks), output_fmt="NLC", intermediates_only=True
+            )
+        losses = {name: self.labels.loss(y, labels) for name, y in outputs(model.forward_head(last)).items()}
+        match = [
+            F.mse_loss(to(x).float(), F.layer_norm(w.float(), w.shape[-1:]))
+            for to, x, w in zip(self.maps, tokens, wanted, strict=True)
+        ]
+        return losses | {"tokens": self.weight * torch.stack(match).mean()}
+
+
+@final
+class Frozen(nn.Module):
+    """A teacher: always in eval mode, without gradients, and in no state dict."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._held = [model.eval().requires_grad_(False)]
+
+    @property
+    def model(self) -> nn.Module:
+        return self._held[0]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.to(images.device)(images)
+
+
+def outputs(answer: Any) -> dict[str, Tensor]:
+    """A model's logits by name: one, or those of its classifiers."""
+    if isinstance(answer, Tensor):
+        return {"label": answer}
+    names = ("memory", "process") if len(answer) == 2 else tuple(f"head {i}" for i in range(len(answer)))
+    return dict(zip(names, answer, strict=True))
+
+
+@final
+class Learner(nn.Module):
+    """Model and task as one module, so that whatever wraps it for many processes sees one forward pass."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, images: Tensor, labels: Tensor) -> Losses:
+        return self.task(self.model, images, labels)
