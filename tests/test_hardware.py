@@ -182,7 +182,8 @@ def test_a_spinning_pool_is_noticed():
 
 
 def test_an_idle_process_spins_not():
-    code = "import sys; from foveate.hardware import busy; sys.exit(bool(busy(0.3).spinning))"
+    # Once of four times: a machine under load may wake it up for something, a pool that spins does so always.
+    code = "import sys; from foveate.hardware import busy; sys.exit(all(busy(0.3).spinning for _ in range(4)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
