@@ -424,7 +424,8 @@ def test_a_process_that_dies_leaves_its_last_words(plugin, tmp_path):
 
 
 SCRIPT = """
-import sys, time, numpy as np
+import signal, sys, time, numpy as np
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 from foveate.runtimes import Worker
 with Worker("onnxruntime", threads=1) as worker:
     worker.load("m", sys.argv[1], precision="fp32")
