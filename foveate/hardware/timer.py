@@ -8,6 +8,7 @@ Percentiles follow MLPerf Inference's early-stopping rule (inference_policies, 2
 11 samples for a p50, 64 for a p90, 662 for a p99; below that there is no figure.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import numpy as np
 
 from foveate.errors import InputError
 from foveate.hardware.device import governor, usable_cpus
+
+log = logging.getLogger(__name__)
 
 Samples = np.ndarray  # [n] milliseconds
 CONFIDENCE = 0.99
@@ -231,7 +234,9 @@ def _cpu_total(cpus: set[int]) -> tuple[float, float] | None:
 
     try:
         rows = [t for n, t in enumerate(psutil.cpu_times(percpu=True)) if n in cpus]
-    except (OSError, NotImplementedError):  # what psutil raises where the system hides its counters
+    except OSError as e:
+        # Hardened containers and Android hide /proc/stat; processes are still seen one by one.
+        log.info("the CPU counters cannot be read (%s): the load of this machine is unknown", e)
         return None
     stolen = sum(getattr(t, "steal", 0.0) for t in rows)
     work = sum(
