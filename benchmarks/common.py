@@ -3,12 +3,20 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.adapters.load import Loaded
 from foveate.files import write_text
-from foveate.hardware.device import device_facts
+from foveate.fitting.bench import Bench
+from foveate.hardware.device import default_threads, device_facts
+from foveate.hardware.timer import speedup
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -22,6 +30,29 @@ def data_folder() -> Path:
     if not where:
         raise SystemExit("FOVEATE_DATA must name the folder with the photographs and weights")
     return Path(where)
+
+
+@contextmanager
+def beside_dense(loaded: Loaded, runtime: str, precision: str, batch: int) -> Iterator[Bench]:
+    """A bench in a process of its own that holds the dense build, as "dense"; its files go with it."""
+    with (
+        tempfile.TemporaryDirectory() as tmp,
+        Bench(loaded.model, loaded.ref, Path(tmp), runtime=runtime, precision=precision, batch=batch,
+              threads=default_threads()) as bench,
+    ):  # fmt: skip
+        bench.add("dense")
+        yield bench
+
+
+def against(bench: Bench, base: NDArray[np.float64], other: NDArray[np.float64], macs_ratio: float) -> dict[str, Any]:
+    """Interleaved times [pairs] in ms of the dense build and of another, as a row's figures; intervals of 95 %."""
+    s = speedup(base, other, level=0.95)
+    return {
+        "runtime": bench.runtime, "precision": bench.precision, "batch": bench.batch,
+        "dense_ms": float(np.median(base)), "ms": float(np.median(other)),
+        "latency_ratio": 1 / s.value, "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": macs_ratio,
+        "over_macs": 1 / s.value / macs_ratio, "pairs": len(other), "versions": bench.worker.facts(),
+    }  # fmt: skip
 
 
 class Sheet:

@@ -6,20 +6,14 @@ in a process of its own, dense and reduced interleaved inside it.
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.common import Sheet, say
+from benchmarks.common import Sheet, against, beside_dense, say
 from foveate.adapters import describe
 from foveate.adapters.load import load
 from foveate.errors import InputError
 from foveate.evaluate import open_images
-from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads
-from foveate.hardware.timer import speedup
 from foveate.planning import plan_candidates
 from foveate.plans import Step
 from foveate.profiling import profile
@@ -85,12 +79,7 @@ def one(
     plans = dict(FIXED)
     if planner:
         plans["pareto"] = picked(loaded.model, runtime, precision, batch, loaded.preprocess)
-    with (
-        tempfile.TemporaryDirectory() as tmp,
-        Bench(loaded.model, loaded.ref, Path(tmp), runtime=runtime, precision=precision, batch=batch,
-              threads=default_threads()) as bench,
-    ):  # fmt: skip
-        bench.add("dense")
+    with beside_dense(loaded, runtime, precision, batch) as bench:
         for kind, steps in plans.items():
 
             def measure(kind: str = kind, steps: tuple[Step, ...] = steps) -> dict[str, Any]:
@@ -98,15 +87,10 @@ def one(
                 bench.time(["dense", kind], 3, warmup=1)
                 count = min(pairs, bench.rounds_for("dense", seconds=6.0, least=12))
                 base, other = bench.time(["dense", kind], count)
-                s, m = speedup(base, other, level=0.95), ratio(loaded.model, steps)
                 bench.drop(kind)
                 return {
-                    "model": name, "runtime": runtime, "precision": precision, "batch": batch, "kind": kind,
-                    "dense_ms": float(np.median(base)), "reduced_ms": float(np.median(other)),
-                    "latency_ratio": 1 / s.value, "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": m,
-                    "over_macs": 1 / s.value / m, "pairs": len(base),
-                    "steps": [(p.block, p.method, p.tokens) for p in steps],
-                    "versions": bench.worker.facts(),
+                    "model": name, "kind": kind, "steps": [(p.block, p.method, p.tokens) for p in steps],
+                    **against(bench, base, other, ratio(loaded.model, steps)),
                 }  # fmt: skip
 
             sheet.row(keys[kind], measure)

@@ -1,17 +1,14 @@
 """Is the planner's predicted latency right? 30 random schedules of DeiT-S, predicted from the profile and measured."""
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Sheet
+from benchmarks.common import Sheet, beside_dense
 from foveate.adapters import describe
 from foveate.adapters.load import load
-from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
 from foveate.plans import Step
@@ -52,12 +49,7 @@ def main() -> None:
         sheet.row("profile", lambda: {"seconds": seconds, "points": len(found.table.block.tokens)})
     dense = found.dense_ms
     rng = np.random.default_rng(0)
-    with (
-        tempfile.TemporaryDirectory() as tmp,
-        Bench(loaded.model, loaded.ref, Path(tmp), runtime=a.runtime, precision=a.precision, batch=1,
-              threads=default_threads()) as bench,
-    ):  # fmt: skip
-        bench.add("dense")
+    with beside_dense(loaded, a.runtime, a.precision, 1) as bench:
         errors = []
         for i in range(a.count):
             steps = random_steps(rng, f.tokens, f.depth)

@@ -5,22 +5,17 @@ takes 0.442 of ViT-B's time (eager fp32, device unknown).
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
-from benchmarks.common import Sheet, say
+from benchmarks.common import Sheet, against, beside_dense, say
 from foveate.adapters import adapt, describe
 from foveate.adapters.load import load
 from foveate.errors import InputError
-from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads
-from foveate.hardware.timer import speedup
 from foveate.runtimes import RUNTIMES
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -67,27 +62,16 @@ def measured(
     vit: Any, models: dict[str, Any], runtime: str, precision: str, batch: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
     macs = lambda m: (f := describe(m)).macs(f.cut(()))
-    with (
-        tempfile.TemporaryDirectory() as tmp,
-        Bench(vit.model, vit.ref, Path(tmp), runtime=runtime, precision=precision, batch=batch,
-              threads=default_threads()) as bench,
-    ):  # fmt: skip
-        bench.add("dense")
+    with beside_dense(vit, runtime, precision, batch) as bench:
         for kind, model in models.items():
             bench.add(kind, module=adapt(model).eval())
         labels = ["dense", *models]
         bench.time(labels, 3, warmup=1)
         ms = bench.time(labels, min(rounds, bench.rounds_for("dense", seconds=12.0, least=12)))
-        rows = {}
-        for kind, other in zip(models, ms[1:], strict=True):
-            s, share = speedup(ms[0], other, level=0.95), macs(models[kind]) / macs(vit.model)
-            rows[kind] = {
-                "kind": kind, "runtime": runtime, "precision": precision, "batch": batch,
-                "dense_ms": float(np.median(ms[0])), "ms": float(np.median(other)), "latency_ratio": 1 / s.value,
-                "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": share, "pairs": len(other),
-                "versions": bench.worker.facts(),
-            }  # fmt: skip
-    return rows
+        return {
+            kind: {"kind": kind, **against(bench, ms[0], other, macs(models[kind]) / macs(vit.model))}
+            for kind, other in zip(models, ms[1:], strict=True)
+        }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Builds beside each other: the files that may be deployed, in the process of their runtime, timed and scored there."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -9,11 +9,13 @@ from types import TracebackType
 import numpy as np
 from torch import nn
 
-from foveate.adapters import adapt, describe
+from foveate.adapters import Reduced, adapt, describe
 from foveate.adapters.load import BUNDLED, Loaded
+from foveate.artefact import Artefact
 from foveate.evaluate import Images, open_images
 from foveate.hardware.timer import speedup
 from foveate.plans import ModelRef, Plan, Step
+from foveate.preprocess import Preprocess
 from foveate.runtimes import RUNTIMES, Worker
 
 
@@ -24,6 +26,7 @@ class Build:
     label: str
     plan: Plan
     file: Path
+    image: tuple[int, int, int]  # channels, height, width
     latencies_ms: list[float] = field(default_factory=list)
 
     @property
@@ -51,10 +54,8 @@ class Bench:
         self.model, self.ref, self.folder = model, ref, folder
         self.runtime, self.precision, self.batch, self.threads = runtime, precision, batch, threads
         self.calibration = calibration if precision == "int8" else None
-        self.shape = (batch, *describe(model).image)
         self.builds: dict[str, Build] = {}
         self.worker = Worker(runtime, threads)
-        self._input = np.random.default_rng(seed).standard_normal(self.shape, dtype=np.float32)
         self._seed = seed
 
     def __enter__(self) -> "Bench":
@@ -65,9 +66,10 @@ class Bench:
         self.worker.__exit__(kind, e, tb)
 
     def add(
-        self, label: str, steps: Sequence[Step] = (), planner: str | None = None, module: nn.Module | None = None
+        self, label: str, steps: Sequence[Step] = (), planner: str | None = None, module: Reduced | None = None
     ) -> Build:
         """Build the model reduced by `steps` (`module`, where that is made already) and load it in the worker."""
+        made = module or adapt(self.model, steps).eval()
         plan = Plan(
             model=self.ref, steps=tuple(steps), runtime=self.runtime, precision=self.precision,  # type: ignore[arg-type]
             batch=self.batch, threads=self.threads, planner=planner,
@@ -76,11 +78,10 @@ class Bench:
         shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True)
         file = RUNTIMES[self.runtime].build(
-            module or adapt(self.model, plan.steps).eval(), where,
-            shape=self.shape, precision=self.precision, calibration=self.calibration,
+            made, where, shape=(self.batch, *made.facts.image), precision=self.precision, calibration=self.calibration
         )  # fmt: skip
         self.worker.load(label, file, precision=self.precision)
-        self.builds[label] = build = Build(label, plan, file)
+        self.builds[label] = build = Build(label, plan, file, made.facts.image)
         return build
 
     def drop(self, label: str) -> None:
@@ -91,7 +92,8 @@ class Bench:
     def time(self, labels: Sequence[str], rounds: int, warmup: int = 3) -> np.ndarray:
         """Interleaved latencies [labels, rounds] in ms; they are added to the builds' own."""
         self._seed += 1
-        ms = self.worker.time(list(labels), [self._input] * len(labels), rounds=rounds, warmup=warmup, seed=self._seed)
+        inputs = [self._noise(self.builds[label].image) for label in labels]
+        ms = self.worker.time(list(labels), inputs, rounds=rounds, warmup=warmup, seed=self._seed)
         for label, row in zip(labels, ms, strict=True):
             self.builds[label].latencies_ms.extend(map(float, row))
         return ms
@@ -105,6 +107,9 @@ class Bench:
     def rounds_for(self, label: str, seconds: float, least: int = 10, most: int = 400) -> int:
         """How many rounds of `label` fit into `seconds`, by what it took so far."""
         return int(np.clip(seconds * 1e3 / self.builds[label].latency_ms, least, most))
+
+    def _noise(self, image: tuple[int, int, int]) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((self.batch, *image), dtype=np.float32)
 
     def logits(self, label: str, images: np.ndarray) -> np.ndarray:
         """What the built file answers: float32 [S classes]."""
@@ -128,3 +133,10 @@ def reference_logits(model: nn.Module, images: np.ndarray, chunk: int = 16) -> n
     with torch.inference_mode():
         rows = [model(torch.tensor(images[i : i + chunk])) for i in range(0, len(images), chunk)]
     return torch.cat(rows).float().numpy()
+
+
+def answering(opened: Artefact | Loaded) -> tuple[Callable[[np.ndarray], np.ndarray], Preprocess]:
+    """Preprocessed images -> outputs, and the preprocessing."""
+    if isinstance(opened, Artefact):
+        return opened, opened.preprocess
+    return lambda x: reference_logits(opened.model, x), opened.preprocess
