@@ -40,6 +40,7 @@ class Facts:
     has_class_token: bool
     memory: int = 0  # tokens of a second stream, which is read and written and never reduced
     latent: int = 0  # channels of the queries and keys by which the streams are read and written
+    decoder: int = 0  # multiply-accumulates of what stands in the place of the classifier, always at full length
 
     @property
     def patches(self) -> int:
@@ -56,7 +57,9 @@ class Facts:
 
     def macs(self, schedule: Schedule) -> int:
         """Multiply-accumulates of one image by the formulas of `foveate.schedule`, reduction itself not counted."""
-        count = macs(schedule, self.width, patches=self.patches, patch_size=self.patch[0], classes=self.classes)
+        classes = 0 if self.decoder else self.classes
+        count = macs(schedule, self.width, patches=self.patches, patch_size=self.patch[0], classes=classes)
+        count += self.decoder
         if not self.memory:
             return count
         embedding = 3 * self.image[1] * self.image[2] * self.width
@@ -110,6 +113,16 @@ class Reduced(nn.Module, ABC):
         self.weighs_from = min(weighing) + 1 if weighing else f.depth
         # Pooling over merged tokens counts every patch once, whether or not attention does.
         self.pools_by_size = bool(weighing) or any(isinstance(r, Merger) for r in self.reducers.values())
+
+    @classmethod
+    def of(cls, model: nn.Module) -> type["Reduced"]:
+        """The adapter itself, or the one among its kin that fits the parts of this model."""
+        return cls
+
+    @property
+    def trunk(self) -> Any:
+        """The part of the host that holds the blocks: all of it, unless a head is wrapped around."""
+        return self.host
 
     @classmethod
     @abstractmethod

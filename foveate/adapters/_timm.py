@@ -1,13 +1,19 @@
-"""What timm's two transformer classes have in common."""
+"""What hosts made of timm's parts have in common.
 
+Restated from timm 1.0.31, `models/vision_transformer.py`: the two residual lines of `Block.forward`.
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
+from timm.layers.attention import Attention
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
-from torch import Tensor
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Tap, attention_rows, known
+from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known
 from foveate.errors import InputError
 from foveate.tokens import Signals
 
@@ -30,8 +36,16 @@ def check_ends(model: Any) -> None:
         raise InputError("dynamic_img_size=True is not supported: a schedule needs one image size; build it with False")
 
 
-def facts_of(model: Any) -> Facts:
-    patch = model.patch_embed
+def check_blocks(blocks: Iterable[Any], block: type[nn.Module], *attention: type[nn.Module]) -> None:
+    """Raise InputError, naming the part, where a block is of another class than `block`, or holds unknown parts."""
+    for i, each in enumerate(blocks):
+        known(each, (block,), f"block {i}")
+        known(each.attn, attention, f"the attention of block {i}")
+        known(each.mlp, MLPS, f"the MLP of block {i}")
+
+
+def facts_of(model: Any, patch: Any, **more: int) -> Facts:
+    """Of a host whose reduced tokens are cut by `patch`, timm's PatchEmbed; `more` goes to Facts as it is."""
     return Facts(
         family=type(model).__name__,
         tokens=patch.num_patches + model.num_prefix_tokens,
@@ -43,25 +57,47 @@ def facts_of(model: Any) -> Facts:
         image=(patch.proj.in_channels, *patch.img_size),
         patch=tuple(patch.patch_size),
         classes=model.num_classes,
-        has_class_token=model.cls_token is not None,
+        has_class_token=getattr(model, "cls_token", None) is not None,
+        **more,
     )
 
 
-def taps_of(attn: Any) -> tuple[Tap, Tap, Tap]:
+class PlainBlocks:
+    """timm's plain `Block`s of a reduced host, in halves, and what the attention of the reducing ones computes."""
+
+    def __init__(self, reduced: Reduced) -> None:
+        self.blocks, self.depth = reduced.trunk.blocks, reduced.facts.depth
+        self.taps = {int(b): _taps(self.blocks[int(b)].attn) for b, r in reduced.reducers.items() if r.needs}
+
+    @staticmethod
+    def check(blocks: Iterable[Any]) -> None:
+        check_blocks(blocks, Block, Attention)
+
+    def attend(self, block: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [B N C], `bias` [B 1 1 N] on the logits."""
+        b = self.blocks[block]
+        return x + b.drop_path1(b.ls1(b.attn(b.norm1(x), attn_mask=bias)))
+
+    def mlp(self, block: int, x: Tensor) -> Tensor:
+        b = self.blocks[block]
+        return x + b.drop_path2(b.ls2(b.mlp(b.norm2(x))))
+
+    def signals(self, block: int, bias: Tensor | None, needs: frozenset[str]) -> Signals:
+        """What the taps hold since the attention of `block` ran."""
+        depth = block / self.depth
+        if not needs:
+            return Signals(depth=depth)
+        q, k, qkv = (tap.take() for tap in self.taps[block])
+        scale, heads, width = self.blocks[block].attn.scale, q.shape[1], q.shape[-1]
+        return Signals(
+            keys=k if "keys" in needs else None,
+            values=qkv.unflatten(-1, (3, heads, width))[:, :, 2].transpose(1, 2) if "values" in needs else None,
+            class_row=attention_rows(q[:, :, :1], k, scale, bias)[:, :, 0] if "class_row" in needs else None,
+            attention=attention_rows(q, k, scale, bias) if "attention" in needs else None,
+            depth=depth,
+        )
+
+
+def _taps(attn: Any) -> tuple[Tap, Tap, Tap]:
     """On queries, keys (both after their norms) and the packed queries, keys and values of timm's `Attention`."""
     return Tap(attn.q_norm), Tap(attn.k_norm), Tap(attn.qkv)
-
-
-def signals_of(
-    taps: tuple[Tap, Tap, Tap], scale: float, bias: Tensor | None, needs: frozenset[str], depth: float
-) -> Signals:
-    """What these taps hold since the attention ran."""
-    q, k, qkv = (tap.take() for tap in taps)
-    heads, width = q.shape[1], q.shape[-1]
-    return Signals(
-        keys=k if "keys" in needs else None,
-        values=qkv.unflatten(-1, (3, heads, width))[:, :, 2].transpose(1, 2) if "values" in needs else None,
-        class_row=attention_rows(q[:, :, :1], k, scale, bias)[:, :, 0] if "class_row" in needs else None,
-        attention=attention_rows(q, k, scale, bias) if "attention" in needs else None,
-        depth=depth,
-    )

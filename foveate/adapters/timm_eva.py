@@ -24,7 +24,7 @@ from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
 from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known, size_weighted
-from foveate.adapters._timm import MLPS, check_ends, facts_of
+from foveate.adapters._timm import check_blocks, check_ends, facts_of
 from foveate.errors import InputError
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
@@ -38,16 +38,14 @@ class TimmEva(Reduced):
         self.taps = {}
         for name, reducer in self.reducers.items():
             if reducer.needs:
-                block = self.host.blocks[int(name)]
+                block = self.trunk.blocks[int(name)]
                 self.taps[int(name)] = Tap(block.attn.q_norm), Tap(block.attn.k_norm), Tap(block.norm1)
 
     @classmethod
     def check(cls, model: Any) -> None:
         check_ends(model)
+        check_blocks(model.blocks, EvaBlock, EvaAttention, AttentionRope)
         for i, block in enumerate(model.blocks):
-            known(block, (EvaBlock,), f"block {i}")
-            known(block.attn, (EvaAttention, AttentionRope), f"the attention of block {i}")
-            known(block.mlp, MLPS, f"the MLP of block {i}")
             if getattr(block.attn, "num_kv_groups", 1) > 1:
                 raise InputError(
                     f"the attention of block {i} is grouped ({block.attn.num_heads} query heads on "
@@ -60,10 +58,10 @@ class TimmEva(Reduced):
 
     @classmethod
     def describe(cls, model: Any) -> Facts:
-        return facts_of(model)
+        return facts_of(model, model.patch_embed)
 
     def embed(self, image: Tensor) -> Tokens:
-        m = self.host
+        m = self.trunk
         x, rope = m._pos_embed(m.patch_embed(image))
         x = m.norm_pre(x)
         if m.rope_mixed:
@@ -73,14 +71,14 @@ class TimmEva(Reduced):
         return Tokens(x, size, self.facts.prefix, rope=rope)
 
     def attend(self, block: int, tokens: Tokens, bias: Tensor | None) -> Tokens:
-        b = self.host.blocks[block]
+        b = self.trunk.blocks[block]
         y = b.attn(b.norm1(tokens.x), rope=self._rope(block, tokens), attn_mask=bias)
         if b.gamma_1 is not None:
             y = b.gamma_1 * y
         return tokens._replace(x=tokens.x + b.drop_path1(y))
 
     def mlp(self, block: int, tokens: Tokens) -> Tokens:
-        b = self.host.blocks[block]
+        b = self.trunk.blocks[block]
         y = b.mlp(b.norm2(tokens.x))
         if b.gamma_2 is not None:
             y = b.gamma_2 * y
@@ -91,7 +89,7 @@ class TimmEva(Reduced):
         if not needs:
             return Signals(depth=depth)
         q, k, y = (tap.take() for tap in self.taps[block])
-        attn, rope = self.host.blocks[block].attn, self._rope(block, tokens)
+        attn, rope = self.trunk.blocks[block].attn, self._rope(block, tokens)
         row = rows = None
         if needs & {"class_row", "attention"}:
             turned = self._turn(k, rope, attn)
@@ -103,7 +101,7 @@ class TimmEva(Reduced):
         return Signals(k if "keys" in needs else None, values, row, rows, depth)
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
-        m = self.host
+        m = self.trunk
         tokens = tokens._replace(x=m.norm(tokens.x))
         if weighted and m.attn_pool is not None:
             bias = tokens.size.log()[:, None, None].to(tokens.x.dtype)
@@ -113,12 +111,12 @@ class TimmEva(Reduced):
         return m.forward_head(tokens.x)
 
     def _rope(self, block: int, tokens: Tokens) -> Tensor | None:
-        if (tokens.rope is None) != (self.host.rope is None):
+        if (tokens.rope is None) != (self.trunk.rope is None):
             raise ValueError("tokens.rope is needed by a host with rotary embeddings, and by no other")
-        if tokens.rope is None or not self.host.rope_mixed:
+        if tokens.rope is None or not self.trunk.rope_mixed:
             return None if tokens.rope is None else tokens.rope[:, None]
         down, across = tokens.rope[:, None].unbind(-1)  # [B 1 P] each
-        return get_mixed_freqs(self.host.rope.freqs[:, block], down, across)
+        return get_mixed_freqs(self.trunk.rope.freqs[:, block], down, across)
 
     def _turn(self, x: Tensor, rope: Tensor | None, attn: Any) -> Tensor:
         """Rotate the patches of queries or keys [B H N D] as the host does."""
