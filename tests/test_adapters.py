@@ -1,7 +1,4 @@
-"""Laws that hold for every model family and every method: nothing removed is nothing changed, nothing goes unseen.
-
-One file, though a long one: the last part plants faults that the laws before it have to see.
-"""
+"""Laws that hold for every model family and every method: nothing removed is nothing changed, nothing goes unseen."""
 
 import copy
 import io
@@ -9,76 +6,16 @@ import pickle
 from math import gcd
 
 import pytest
-import timm
 import torch
-from timm.models.eva import Eva
-from torch import Tensor, nn
+from support.families import CLOSE, IMAGE, VARIANTS, make, plan, trunk
+from torch import nn
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from foveate.adapters import adapt, describe, restore
-from foveate.adapters.timm_eva import TimmEva
-from foveate.adapters.timm_vit import TimmViT
 from foveate.methods import METHODS, Reducer
 from foveate.methods._base import select
 from foveate.plans import Step
-from foveate.tokens import Signals, Tokens
-
-SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 7}
-VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    # timm's VisionTransformer
-    "vit": ("vit_tiny_patch16_224", {}),
-    "augreg": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", {}),
-    "vit_avg": ("vit_tiny_patch16_224", {"global_pool": "avg"}),
-    "vit_avg_no_class": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": False}),
-    "qk_norm": ("vit_tiny_patch16_224", {"qk_norm": True, "init_values": 0.1}),
-    "scale_norm": ("vit_tiny_patch16_224", {"scale_attn_norm": True, "scale_mlp_norm": True}),
-    "deit": ("deit_tiny_patch16_224", {}),
-    "deit_distilled": ("deit_tiny_distilled_patch16_224", {}),
-    "deit3": ("deit3_small_patch16_224", {}),
-    "clip": ("vit_base_patch32_clip_quickgelu_224", {}),
-    "siglip": ("vit_base_patch16_siglip_224", {}),
-    "siglip_gap": ("vit_base_patch16_siglip_gap_224", {}),
-    "dinov2": ("vit_small_patch14_dinov2", {}),
-    "dinov2_swiglu": ("vit_giant_patch14_dinov2", {}),
-    "dinov2_reg4": ("vit_small_patch14_reg4_dinov2", {}),
-    "reg4_gap": ("vit_base_patch16_reg4_gap_256", {}),
-    # timm's Eva
-    "eva": ("eva_giant_patch14_224", {"mlp_ratio": 2}),
-    "eva02": ("eva02_tiny_patch14_224", {}),
-    "eva02_split_qkv": ("eva02_base_patch14_224", {}),
-    "eva02_clip": ("eva02_base_patch16_clip_224", {}),
-    "dinov3": ("vit_small_patch16_dinov3", {"dynamic_img_size": False}),
-    "dinov3_swiglu": ("vit_small_plus_patch16_dinov3_qkvb", {"dynamic_img_size": False}),
-    "rope": ("vit_small_patch16_rope_224", {}),
-    "rope_mixed": ("vit_small_patch16_rope_mixed_224", {}),
-    "rope_reg4_gap": ("vit_betwixt_patch16_rope_reg4_gap_256", {}),
-    "pe_core": ("vit_pe_core_tiny_patch16_384", {}),
-    # ours
-    "vittm": ("vittm_tiny_patch32_mem16_224", {"memory_patch_size": 8}),
-    "vittm_process": ("vittm_tiny_patch28_224", {"output": "process", "norm": "pre"}),
-}
-IMAGE = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """Every parameter of note: norms, LayerScale, positions and biases too."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
-    return model
-
-
-def make(variant: str) -> nn.Module:
-    name, options = VARIANTS[variant]
-    return randomised(timm.create_model(name, **{**SMALL, **options})).eval()
-
-
-def plan(model: nn.Module, method: str, *kept: int) -> list[Step]:
-    """`kept` patches after blocks 0, 1, ..."""
-    prefix = describe(model).prefix
-    return [Step(block=b, method=method, tokens=prefix + k) for b, k in enumerate(kept or (11, 6))]
+from foveate.tokens import Tokens
 
 
 def make_for(variant: str, method: str) -> nn.Module:
@@ -127,13 +64,13 @@ def test_parity_holds_in_training_and_in_bfloat16(variant):
 def test_facts_are_what_the_model_does(variant):
     model = make(variant)
     facts, seen = describe(model), []
-    model.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
-    assert model(IMAGE).shape == (3, facts.classes)
+    trunk(model).blocks[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    assert model(IMAGE).shape[:2] == (3, facts.classes)
     assert seen[0] == (3, facts.tokens, facts.width)
     assert facts.patches == facts.grid[0] * facts.grid[1]
     assert facts.depth == 3
     assert facts.image == (3, 64, 64)
-    assert facts.prefix == model.num_prefix_tokens
+    assert facts.prefix == trunk(model).num_prefix_tokens
 
 
 # Every method in every family.
@@ -145,7 +82,7 @@ def test_counts_batches_grids_and_traces(method, variant):
     assert reduced.dry_run() == reduced.schedule.after == (p + 11, p + 6, p + 6)
 
     seen = []
-    hooks = [b.mlp.register_forward_hook(lambda m, args, out: seen.append(out.shape[1])) for b in reduced.host.blocks]
+    hooks = [b.mlp.register_forward_hook(lambda m, args, out: seen.append(out.shape[1])) for b in reduced.trunk.blocks]
     out = reduced(IMAGE)
     assert tuple(seen) == reduced.schedule.after  # what the blocks really saw, not only in the dry run
     for hook in hooks:
@@ -177,7 +114,7 @@ def test_copies_saves_and_trains(method, variant):
     want = reduced(IMAGE)
 
     # The caller's model is as it was, and its memory is shared.
-    assert type(model).__name__ in ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ViTTM")
+    assert type(model).__name__ in ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ViTTM", "Segmenter")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert {k: v.data_ptr() for k, v in model.state_dict().items()} == before
     assert {k.removeprefix("host."): v.data_ptr() for k, v in reduced.state_dict().items()} == before
@@ -229,173 +166,6 @@ def test_compiles_without_graph_breaks(method, variant):
     with torch.no_grad():
         compiled = torch.compile(reduced, fullgraph=True, backend="aot_eager")(IMAGE)
         torch.testing.assert_close(compiled, reduced(IMAGE), **CLOSE)
-
-
-# What methods are told is what attention did.
-class Probe(Reducer):
-    """Keeps the first patches and remembers what it was given."""
-
-    needs = frozenset({"keys", "values", "class_row", "attention"})
-    proportional = True
-
-    def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
-        self.seen = signals
-        return select(tokens, torch.arange(keep).expand(len(tokens.x), -1))
-
-
-class NoClass(Probe):
-    needs = frozenset({"keys", "values", "attention"})
-
-
-@pytest.fixture
-def probes(monkeypatch):
-    monkeypatch.setitem(METHODS._items, "probe", Probe)
-    monkeypatch.setitem(METHODS._items, "no_class", NoClass)
-
-
-def sized(reduced, batch: int = 2) -> Tokens:
-    """Tokens of block 1 after a reduction: uneven sizes, positions of their own for every image."""
-    generator, p = torch.Generator().manual_seed(3), reduced.facts.prefix
-    tokens = reduced.embed(torch.randn(batch, 3, 64, 64, generator=generator))
-    order = torch.rand(batch, 16, generator=generator).argsort(1)[:, :9]
-    size = torch.cat([torch.ones(batch, p), torch.randint(1, 5, (batch, 9), generator=generator).float()], dim=1)
-    return select(tokens, order)._replace(size=size, memory=tokens.memory)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@torch.no_grad()
-def test_signals_are_those_of_the_attention_that_ran(variant, probes):
-    model = make(variant)
-    method = "probe" if describe(model).has_class_token else "no_class"
-    reduced = adapt(model, plan(model, method, 12, 6))
-    tokens, attn, normed = sized(reduced), model.blocks[1].attn, []
-    reduced.host.blocks[1].norm1.register_forward_hook(lambda module, args, out: normed.append(out))
-    bias = reduced.bias(1, tokens)
-    assert bias is not None
-    reduced.reduce(1, reduced.attend(1, tokens, bias), bias)
-    seen, y = reduced.reducers["1"].seen, normed[0]
-
-    out = (seen.attention @ seen.values).transpose(1, 2).flatten(2)
-    out = attn.norm(out)
-    if attn.gate is not None:
-        out = out * attn.gate(y).sigmoid()
-    rope = {} if not isinstance(model, Eva) else {"rope": reduced._rope(1, tokens)}
-    torch.testing.assert_close(attn.proj(out), attn(y, attn_mask=bias, **rope), **CLOSE)
-    torch.testing.assert_close(seen.attention.sum(-1), torch.ones(seen.attention.shape[:-1]))
-    if seen.class_row is not None:
-        torch.testing.assert_close(seen.class_row, seen.attention[:, :, 0], **CLOSE)
-    if attn.k_norm is not None and getattr(attn, "k_proj", None) is not None:
-        keys = attn.k_norm(attn.k_proj(y).unflatten(-1, (2, -1)).transpose(1, 2))
-        torch.testing.assert_close(seen.keys, keys)  # before rotation
-    assert seen.depth == pytest.approx(1 / 3)
-
-
-def test_signals_that_no_method_asks_for_are_not_computed(probes):
-    model = make("vit")
-    reduced = adapt(model, [Step(block=0, method="tome", tokens=10)])
-    reduced.reducers["0"].register_forward_pre_hook(lambda m, args: got.append(args[1]))
-    got: list[Signals] = []
-    reduced(IMAGE)
-    assert got[0].keys is not None
-    assert got[0].values is got[0].class_row is got[0].attention is None
-    assert not reduced.host.blocks[1].attn.q_norm._forward_hooks  # only the reducing block is tapped
-
-
-# A token of size two is two copies of it.
-def doubled(tokens: Tokens) -> Tokens:
-    """The last token twice, and all sizes one."""
-    rope = None if tokens.rope is None else torch.cat([tokens.rope, tokens.rope[:, -1:]], dim=1)
-    x = torch.cat([tokens.x, tokens.x[:, -1:]], dim=1)
-    return tokens._replace(x=x, size=torch.ones(x.shape[:2]), rope=rope)
-
-
-def one_of_size_two(tokens: Tokens) -> Tokens:
-    size = torch.ones_like(tokens.size)
-    size[:, -1] = 2
-    return tokens._replace(size=size)
-
-
-def block_law(model: nn.Module) -> None:
-    reduced = adapt(model, plan(model, "tome", 12))
-    tokens = sized(reduced)
-    merged = reduced.block(1, one_of_size_two(tokens))
-    twice = reduced.block(1, doubled(tokens))
-    torch.testing.assert_close(merged.x, twice.x[:, :-1], **CLOSE)
-    if merged.memory is not None:
-        torch.testing.assert_close(merged.memory, twice.memory, **CLOSE)
-
-
-def pooling_law(model: nn.Module) -> None:
-    reduced = adapt(model, plan(model, "tome", 12))
-    tokens = sized(reduced)
-    dense = adapt(model)
-    torch.testing.assert_close(reduced.finish(one_of_size_two(tokens)), dense.finish(doubled(tokens)), **CLOSE)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@torch.no_grad()
-def test_a_token_of_size_two_equals_two_copies_of_it(variant):
-    model = make(variant)
-    block_law(model)
-    pooling_law(model)
-
-
-@torch.no_grad()
-def test_pooling_counts_merged_patches_even_after_the_last_block():
-    """A merger that leaves attention alone, in the last block, still pools over patches and not over tokens."""
-    model = make("vit_avg_no_class")
-    reduced = adapt(model, [Step(block=2, method="tome", tokens=9, options={"proportional": False})])
-    assert reduced.pools_by_size
-    assert reduced.bias(2, reduced.embed(IMAGE)) is None
-    assert not adapt(model, [Step(block=2, method="uniform", tokens=9)]).pools_by_size
-
-
-def test_prefix_tokens_count_once_in_pooling():
-    model = randomised(timm.create_model("vit_tiny_patch16_224", **SMALL, global_pool="avg", pool_include_prefix=True))
-    with torch.no_grad():
-        pooling_law(model.eval())
-
-
-def test_the_methods_see_every_image_of_a_batch_with_its_own_positions():
-    """Where the best patches of two images differ, so do their rotary embeddings after a cut."""
-    model = make("dinov3")
-    reduced = adapt(model, plan(model, "topk", 8))
-    tokens: Tensor | None = reduced.block(0, reduced.embed(IMAGE)).rope
-    assert tokens is not None
-    assert not torch.equal(tokens[0], tokens[1])
-
-
-# Guards that can fail: each law sees the fault planted for it.
-def no_layer_scale(self, block, tokens, bias):
-    b = self.host.blocks[block]
-    return tokens._replace(x=tokens.x + b.attn(b.norm1(tokens.x), attn_mask=bias))
-
-
-def unrotated(self, block, tokens):
-    return None
-
-
-@pytest.mark.parametrize(
-    ("variant", "owner", "name", "fault", "law"),
-    [
-        ("deit3", TimmViT, "attend", no_layer_scale, "parity"),
-        ("dinov3", TimmEva, "_rope", unrotated, "parity"),
-        ("dinov2", TimmViT, "bias", lambda self, block, tokens: None, "block"),
-        ("eva02", TimmEva, "bias", lambda self, block, tokens: None, "block"),
-        ("siglip", TimmViT, "finish", lambda self, tokens: self.head(tokens, weighted=False), "pooling"),
-        ("vit_avg", TimmViT, "finish", lambda self, tokens: self.head(tokens, weighted=False), "pooling"),
-        ("pe_core", TimmEva, "finish", lambda self, tokens: self.head(tokens, weighted=False), "pooling"),
-    ],
-)
-@torch.no_grad()
-def test_the_laws_see_planted_faults(monkeypatch, variant, owner, name, fault, law):
-    monkeypatch.setattr(owner, name, fault)
-    model = make(variant)
-    if law == "parity":
-        assert not torch.allclose(adapt(model)(IMAGE), model(IMAGE), **CLOSE)
-        return
-    with pytest.raises(AssertionError):
-        (block_law if law == "block" else pooling_law)(model)
 
 
 class OneTooMany(Reducer):

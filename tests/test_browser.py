@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reports import compare_results, write_folder
+from support.reports import compare_results, write_folder
 
 from foveate.report import write_comparison, write_report
 

@@ -1,13 +1,11 @@
 """Every registered method against the laws, and against a slow reference written from its formula."""
 
-import faults
-import laws
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import LAWS, ONE, TRACERS, Case, Make, declared, roped, sourced, world
+from support import faults, laws, reference
+from support.laws import LAWS, ONE, TRACERS, Case, Make, declared, roped, sourced, world
 
 from foveate.adapters import restore
 from foveate.errors import InputError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reports import compare_results, jpeg, make_results, photo, write_folder
+from support.reports import compare_results, jpeg, make_results, photo, write_folder
 
 from foveate.errors import InputError
 from foveate.report import page as report_page

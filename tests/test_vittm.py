@@ -3,14 +3,15 @@
 import pytest
 import timm
 import torch
+from support.families import shaken
+from support.reference import explicit
 from torch import nn
 
 import foveate.models  # noqa: F401  # registers
 from foveate.adapters import adapt, describe
 from foveate.adapters.macs import macs_of
 from foveate.errors import InputError
-from foveate.models.vittm import HEADS, ViTTM, from_authors, process_only, retrofit
-from foveate.models.vittm.heads import Linear
+from foveate.models.vittm import ViTTM, from_authors, process_only, retrofit
 from foveate.plans import Step
 
 SMALL = {
@@ -28,14 +29,6 @@ IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 def small(**options) -> ViTTM:
     torch.manual_seed(0)
     return shaken(ViTTM(**{**SMALL, **options})).eval()
-
-
-def shaken(model):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * 0.2)
-    return model
 
 
 def on_meta(name: str, **options) -> nn.Module:
@@ -132,129 +125,6 @@ def test_other_sizes_resample_the_positions():
     assert model(torch.zeros(1, 3, 96, 80)).shape == (1, 5)
     with pytest.raises(InputError, match=r"patches of 16 pixels do not divide an image of 90 x 80"):
         model(torch.zeros(1, 3, 90, 80))
-
-
-# The heads, against what they mean.
-
-
-def explicit(head: Linear, target, source, size=None):
-    """Row-normalised phi(Q) phi(K)^T V, head by head, token by token."""
-    latent = head.latent
-    q, kv = head.q(target), head.kv(source)
-    phi = lambda x: torch.where(x > 0, x + 1, x.exp())
-    q, k, v = phi(q), phi(kv[..., :latent]), kv[..., latent:]
-    out, c, d = [], latent // head.heads, source.shape[-1] // head.heads
-    for h in range(head.heads):
-        weight = q[..., h * c : (h + 1) * c] @ k[..., h * c : (h + 1) * c].mT
-        weight = weight if size is None else weight * size[:, None]
-        weight = weight / (weight.sum(-1, keepdim=True) + 1e-6)
-        out.append(weight @ v[..., h * d : (h + 1) * d])
-    return torch.cat(out, -1)
-
-
-def streams(targets=7, sources=9):
-    generator = torch.Generator().manual_seed(2)
-    make = lambda n: torch.randn(2, n, 16, dtype=torch.float64, generator=generator, requires_grad=True)
-    return make(targets), make(sources)
-
-
-def made(name):
-    torch.manual_seed(0)
-    return shaken(HEADS[name](16, 2, 8, 9, 7)).double()
-
-
-@pytest.mark.parametrize("sized", [False, True])
-def test_the_published_head_is_its_formula_in_values_and_gradients(sized):
-    head, (target, source) = made("lin"), streams()
-    size = torch.randint(1, 4, (2, 9)).double() if sized else None
-    ours, theirs = head(target, source, size), explicit(head, target, source, size)
-    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
-    inputs = (target, source, *head.parameters())
-    for a, b in zip(*(torch.autograd.grad(y.square().sum(), inputs) for y in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
-
-
-def by_tokens(name, head, target, source):
-    """One target token at a time, with plain softmaxes."""
-    out = []
-    for b in range(len(target)):
-        t, s = target[b], source[b]
-        if name == "tl":
-            x = torch.cat([s, t])
-            logits = head.mlp(x)
-            out.append(torch.stack([logits[:, j].softmax(0) @ x for j in range(logits.shape[1])]))
-            continue
-        if name == "la":
-            k = torch.stack([column.softmax(0) for column in head.k(s).T], 1)
-            out.append(torch.stack([row.softmax(0) @ (k.T @ s) for row in head.q(t)]))
-            continue
-        q, k, v = head.q(t), head.k(s), head.v(s)
-        rows = []
-        for h in range(head.heads):
-            part = lambda x, h=h: x.chunk(head.heads, -1)[h]
-            if name == "ca":
-                width = v.shape[-1] // head.heads
-                rows.append(torch.stack([(part(k) @ row * width**-0.5).softmax(0) @ part(v) for row in part(q)]))
-            else:
-                keys = torch.stack([column.softmax(0) for column in part(k).T], 1)
-                rows.append(torch.stack([row.softmax(0) @ (keys.T @ part(v)) for row in part(q)]))
-        out.append(head.proj(torch.cat(rows, -1)))
-    return torch.stack(out)
-
-
-@pytest.mark.parametrize("name", ["ca", "lca", "la", "tl"])
-def test_the_other_heads_are_their_formulas_in_values_and_gradients(name):
-    head, (target, source) = made(name), streams()
-    ours, theirs = head(target, source), by_tokens(name, head, target, source)
-    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
-    inputs = (target, source, *head.parameters())
-    for a, b in zip(*(torch.autograd.grad(y.square().sum(), inputs) for y in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
-
-
-@pytest.mark.parametrize("name", sorted(HEADS))
-@torch.no_grad()
-def test_a_source_token_of_size_two_is_two_copies_of_it(name):
-    head, (target, source) = made(name), streams()
-    size = torch.ones(2, 9, dtype=torch.float64)
-    size[:, 8] = 2
-    twice = torch.cat([source, source[:, 8:]], dim=1)
-    torch.testing.assert_close(head(target, source, size), head(target, twice), atol=1e-12, rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["lin", "ca", "lca", "la"])
-@torch.no_grad()
-def test_source_tokens_have_no_order_and_target_tokens_keep_theirs(name):
-    head, (target, source) = made(name), streams()
-    want = head(target, source)
-    torch.testing.assert_close(head(target, source[:, torch.randperm(9)]), want, atol=1e-12, rtol=1e-12)
-    order = torch.randperm(7)
-    torch.testing.assert_close(head(target[:, order], source), want[:, order], atol=1e-12, rtol=1e-12)
-
-
-@torch.no_grad()
-def test_keys_all_alike_read_the_mean():
-    head, (target, source) = made("lin"), streams()
-    head.kv.weight[: head.latent] = 0
-    mean = head.kv(source)[..., head.latent :].mean(1, keepdim=True).expand(-1, 7, -1)
-    torch.testing.assert_close(head(target, source), mean, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("fusion", ["add", "erase", "add_erase"])
-@torch.no_grad()
-def test_fusions(fusion):
-    from foveate.models.vittm.heads import Fusion
-
-    fuse, (target, _), (taken, _) = shaken(Fusion(fusion, 16, 7)).double(), streams(), streams()
-    taken = taken.flip(-1)
-    out = fuse(target, taken)
-    if fusion == "add_erase":
-        gate = torch.sigmoid(fuse.gate(taken.mean(1)))
-        want = torch.stack([torch.stack([(1 - g) * t + g * o for g, t, o in zip(*row, strict=True)])
-                            for row in zip(gate, target, taken, strict=True)])  # fmt: skip
-    else:
-        want = target + taken if fusion == "add" else taken
-    torch.testing.assert_close(out, want)
 
 
 # The whole model.

@@ -1,30 +1,20 @@
-"""Laws over every runtime and precision; then the worker: a process that serves, measures, and ends with its parent.
+"""Laws over every runtime and precision: the built file answers as the model does, and bad input is named."""
 
-One file, though a long one: what `built` makes once serves both, and building takes longer than all tests.
-"""
-
-import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from support.builds import IMAGE
 from torch import nn
 
-from foveate.adapters import adapt
 from foveate.errors import InputError, NotAvailable
-from foveate.plans import Step
 from foveate.runtimes import PRECISIONS, RUNTIMES, Runtime, Worker, _base, available, openvino, sharing_graphs
 from foveate.runtimes._export import float_nodes, onnx_file, program
 
-IMAGE = (3, 64, 64)
 ALL = [(name, p) for name, cls in RUNTIMES.items() for p in cls.kinds]
 # The compiler takes some 20 s a file, NNCF 10 s, importing torch in another process 3 to 8 s.
 SLOW = {("compile", "fp32"), ("compile", "bf16"), ("openvino", "int8"), ("eager", "bf16")}
@@ -33,47 +23,6 @@ CASES = [
     for c in ALL
 ]
 FLOOR_DB = {"fp32": 90.0, "bf16": 25.0, "int8": 15.0}
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    """A ViT of two blocks that merges 17 tokens to 12, with weights far from their symmetric start."""
-    torch.manual_seed(0)
-    vit = VisionTransformer(img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=2, num_classes=10).eval()
-    with torch.no_grad():
-        for p in vit.parameters():
-            p.add_(torch.randn_like(p) * 0.05)
-    return adapt(vit, [Step(block=1, method="tome", tokens=12)])
-
-
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((24, *IMAGE)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def expected(model: nn.Module, images: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(images)).numpy()
-
-
-@pytest.fixture(scope="module")
-def built(model, images, tmp_path_factory):
-    """build(runtime, precision) -> the file, made once."""
-    made = {}
-
-    def build(name: str, precision: str) -> Path:
-        if (reason := RUNTIMES[name].why_not(precision)) is not None:
-            pytest.skip(reason)
-        if (name, precision) not in made:
-            folder = tmp_path_factory.mktemp(f"{name}-{precision}")
-            made[name, precision] = RUNTIMES[name].build(
-                model, folder, shape=(1, *IMAGE), precision=precision, calibration=images
-            )
-        return made[name, precision]
-
-    with sharing_graphs():
-        yield build
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
@@ -125,70 +74,6 @@ def test_building_leaves_the_model_as_it_was(model, images, expected, built):
 def test_export_says_nothing(model, tmp_path, capfd):
     onnx_file(model, (2, *IMAGE), tmp_path / "m.onnx")
     assert capfd.readouterr() == ("", "")
-
-
-PLUGIN = '''
-import threading, numpy as np
-from pathlib import Path
-from foveate.runtimes import RUNTIMES, Runner, Runtime
-
-@RUNTIMES.register("plugin")
-class Plugin(Runtime):
-    packages = ("numpy",)
-    suffix = ".main"
-
-    @classmethod
-    def _why_not(cls, precision):
-        return None
-
-    @classmethod
-    def _build(cls, model, target, *, shape, precision, calibration):
-        from foveate.runtimes._export import onnx_file
-        target.with_suffix(".shape").write_text(repr(shape))
-        graph = onnx_file(model, shape, target.with_suffix(".onnx"))
-        target.write_text(str(graph))
-
-    @classmethod
-    def _load(cls, path, *, precision, threads, shape):
-        import onnxruntime as ort
-        session = ort.InferenceSession(path.read_text())
-        return Runner(lambda x: session.run(None, {"x": x})[0], eval(path.with_suffix(".shape").read_text()))
-
-@RUNTIMES.register("spinning")
-class Spinning(Plugin):
-    """Its loading starts a thread that never rests, as a pool may."""
-
-    @classmethod
-    def _load(cls, path, *, precision, threads, shape):
-        def spin():
-            while True:
-                np.sort(np.zeros(100_000))  # lets go of the lock
-        threading.Thread(target=spin, daemon=True).start()
-        return Runner(lambda x: x, (None,))
-
-@RUNTIMES.register("dying")
-class Dying(Plugin):
-    @classmethod
-    def _load(cls, path, *, precision, threads, shape):
-        import os, sys
-        def die(x):
-            print("a library's last words", file=sys.stderr, flush=True)
-            os._exit(7)
-        return Runner(die, (None,))
-'''
-
-
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """A module elsewhere that registers runtimes."""
-    (tmp_path / "foveate_plugin.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "foveate_plugin", raising=False)
-    import foveate_plugin  # type: ignore[import-not-found]
-
-    yield foveate_plugin
-    for name in ("plugin", "spinning", "dying"):
-        del RUNTIMES._items[name]
 
 
 def test_a_runtime_registered_elsewhere_keeps_the_laws(plugin, built, model, images, expected, tmp_path):
@@ -358,7 +243,26 @@ def test_a_converter_that_fails_is_heard(tmp_path):
         convert("onnxruntime", tmp_path / "graph.onnx", tmp_path / "out.onnx", "fp32")
 
 
-# The worker
+def test_precisions_are_the_shared_ones():
+    assert all(set(cls.kinds) <= set(PRECISIONS) and issubclass(cls, Runtime) for cls in RUNTIMES.values())
+
+
+def test_a_shared_graph_is_made_once_for_a_model_and_shape(model, stack, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("foveate.runtimes._export._shared", None)  # `built` shares too
+    monkeypatch.setattr("foveate.runtimes._export._onnx_file", lambda m, shape, path: made.append((m, shape)))
+    first, second = (model, (1, *IMAGE)), (stack, (1, None, 64))
+    with sharing_graphs():
+        for m, shape in (first, first, second, first):
+            onnx_file(m, shape, tmp_path / "m.onnx")
+    onnx_file(*first, tmp_path / "m.onnx")
+    assert made == [first, second, first, first]
+
+
+def test_registering_runtimes_imports_none_of_them():
+    code = "import foveate.runtimes, sys; print([m for m in ('torch', 'onnxruntime', 'openvino') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -378,115 +282,3 @@ def test_serving_needs_no_torch(runtime, built, images):
         check=True,
     )
     assert done.stdout.strip() == f"['{runtime}']"
-
-
-def test_registering_runtimes_imports_none_of_them():
-    code = "import foveate.runtimes, sys; print([m for m in ('torch', 'onnxruntime', 'openvino') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_keys(built, images):
-    with Worker("onnxruntime", threads=1) as worker:
-        worker.load("a", built("onnxruntime", "fp32"), precision="fp32")
-        worker.drop("a")
-        with pytest.raises(InputError, match="unknown model 'a'"):
-            worker.run("a", images, batch=1)
-        with pytest.raises(InputError, match="2 models and 1 inputs"):
-            worker.time(["a", "b"], [images], rounds=1)
-        with pytest.raises(InputError, match="no rows"):
-            worker.run("a", images[:0], batch=1)
-    with pytest.raises(RuntimeError, match="with Worker"):
-        worker.facts()
-
-
-def test_a_spinning_neighbour_is_noticed(plugin, built, tmp_path):
-    (tmp_path / "m").touch()
-    x = np.zeros(1, np.float32)
-    with Worker("spinning", threads=1) as worker, Worker("onnxruntime", threads=1) as calm:
-        calm.load("m", built("onnxruntime", "fp32"), precision="fp32")
-        calm.time(["m"], [np.zeros((1, *IMAGE), np.float32)], rounds=1)
-        assert calm.facts()["quiet"]["idle_cores"] < 0.1
-        worker.load("m", tmp_path / "m", precision="fp32")
-        worker.time(["m"], [x], rounds=1)
-        assert worker.facts()["quiet"]["idle_cores"] > 0.1
-        # And from the process next door it is other load.
-        calm.time(["m"], [np.zeros((1, *IMAGE), np.float32)], rounds=300)
-        assert calm.facts()["quiet"]["other_cores"] > 0.1
-
-
-def test_a_process_that_dies_leaves_its_last_words(plugin, tmp_path):
-    (tmp_path / "m").touch()
-    with Worker("dying", threads=1) as worker:
-        worker.load("m", tmp_path / "m", precision="fp32")
-        with pytest.raises(RuntimeError, match=r"code 7.*last words"):
-            worker.run("m", np.zeros(1, np.float32), batch=1)
-
-
-SCRIPT = """
-import signal, sys, time, numpy as np
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
-from foveate.runtimes import Worker
-with Worker("onnxruntime", threads=1) as worker:
-    worker.load("m", sys.argv[1], precision="fp32")
-    print(worker.facts()["pid"], flush=True)
-    worker.time(["m"], [np.zeros((1, 3, 64, 64), np.float32)], rounds=10**7)
-"""
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_the_process_ends_with_its_parent_even_while_it_runs(end, built, tmp_path):
-    script = tmp_path / "script.py"  # and there is no `if __name__ == "__main__"` in it
-    script.write_text(SCRIPT)
-    parent = subprocess.Popen(
-        [sys.executable, script, built("onnxruntime", "fp32")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
-    time.sleep(0.3)
-    parent.send_signal(end)
-    _, err = parent.communicate(timeout=20)
-    deadline = time.monotonic() + 10
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    assert err.count("Traceback") == (1 if end == signal.SIGINT else 0)  # the parent's own KeyboardInterrupt
-
-
-def test_what_lies_in_the_current_folder_does_not_stand_in_for_modules(built, images, tmp_path, monkeypatch):
-    (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('this is not it')")
-    monkeypatch.chdir(tmp_path)
-    with Worker("onnxruntime", threads=1) as worker:
-        worker.load("m", os.path.relpath(built("onnxruntime", "fp32")), precision="fp32")
-
-
-def test_precisions_are_the_shared_ones():
-    assert all(set(cls.kinds) <= set(PRECISIONS) and issubclass(cls, Runtime) for cls in RUNTIMES.values())
-
-
-def test_a_shared_graph_is_made_once_for_a_model_and_shape(model, stack, tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr("foveate.runtimes._export._shared", None)  # `built` shares too
-    monkeypatch.setattr("foveate.runtimes._export._onnx_file", lambda m, shape, path: made.append((m, shape)))
-    first, second = (model, (1, *IMAGE)), (stack, (1, None, 64))
-    with sharing_graphs():
-        for m, shape in (first, first, second, first):
-            onnx_file(m, shape, tmp_path / "m.onnx")
-    onnx_file(*first, tmp_path / "m.onnx")
-    assert made == [first, second, first, first]
-
-
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_nothing_outlives_a_worker(runtime, tmp_path, model):
-    """OpenVINO used to fork a process that reported its import, and hung for ever."""
-    if reason := RUNTIMES[runtime].why_not("fp32"):
-        pytest.skip(reason)
-    file = RUNTIMES[runtime].build(model, tmp_path / "a", shape=(1, *IMAGE), precision="fp32")
-    with Worker(runtime, threads=1) as worker:
-        worker.load("a", file, precision="fp32")
-        group = worker.facts()["pid"]  # a worker leads a process group of its own
-    left = [p.pid for p in psutil.process_iter() if p.pid != group and os.getpgid(p.pid) == group]
-    assert not left

@@ -1,6 +1,6 @@
-"""What every method is supposed to do, written slowly from its formula: loops over images and tokens, Python numbers.
+"""What every method and head is supposed to do, written slowly from its formula: loops, and Python numbers.
 
-No tests are in here: `test_methods.py` holds every method against these.
+No tests are in here: `test_methods.py` and `test_vittm_heads.py` hold the fast ones against these.
 
 A method is a function of one image that says which tokens come out, as a list of `Group`s in their order. `reduce`
 turns that into tokens, so that gradients of x follow from autograd. Patches are numbered from 0, without the prefix.
@@ -224,3 +224,49 @@ REFERENCE: dict[str, Callable[..., list[Group]]] = {
     "pitome": pitome,
     "tofu": tofu,
 }
+
+
+# ViTTM's heads.
+
+
+def explicit(head, target, source, size=None):
+    """Row-normalised phi(Q) phi(K)^T V, head by head, token by token."""
+    latent = head.latent
+    q, kv = head.q(target), head.kv(source)
+    phi = lambda x: torch.where(x > 0, x + 1, x.exp())
+    q, k, v = phi(q), phi(kv[..., :latent]), kv[..., latent:]
+    out, c, d = [], latent // head.heads, source.shape[-1] // head.heads
+    for h in range(head.heads):
+        weight = q[..., h * c : (h + 1) * c] @ k[..., h * c : (h + 1) * c].mT
+        weight = weight if size is None else weight * size[:, None]
+        weight = weight / (weight.sum(-1, keepdim=True) + 1e-6)
+        out.append(weight @ v[..., h * d : (h + 1) * d])
+    return torch.cat(out, -1)
+
+
+def by_tokens(name, head, target, source):
+    """One target token at a time, with plain softmaxes."""
+    out = []
+    for b in range(len(target)):
+        t, s = target[b], source[b]
+        if name == "tl":
+            x = torch.cat([s, t])
+            logits = head.mlp(x)
+            out.append(torch.stack([logits[:, j].softmax(0) @ x for j in range(logits.shape[1])]))
+            continue
+        if name == "la":
+            k = torch.stack([column.softmax(0) for column in head.k(s).T], 1)
+            out.append(torch.stack([row.softmax(0) @ (k.T @ s) for row in head.q(t)]))
+            continue
+        q, k, v = head.q(t), head.k(s), head.v(s)
+        rows = []
+        for h in range(head.heads):
+            part = lambda x, h=h: x.chunk(head.heads, -1)[h]
+            if name == "ca":
+                width = v.shape[-1] // head.heads
+                rows.append(torch.stack([(part(k) @ row * width**-0.5).softmax(0) @ part(v) for row in part(q)]))
+            else:
+                keys = torch.stack([column.softmax(0) for column in part(k).T], 1)
+                rows.append(torch.stack([row.softmax(0) @ (keys.T @ part(v)) for row in part(q)]))
+        out.append(head.proj(torch.cat(rows, -1)))
+    return torch.stack(out)

@@ -1,0 +1,1 @@
+"""What tests stand on and share: no tests of its own."""
