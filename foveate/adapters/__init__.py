@@ -18,6 +18,7 @@ ADAPTERS = {
     "timm.models.deit.VisionTransformerDistilled": "timm_vit.TimmViT",
     "timm.models.eva.Eva": "timm_eva.TimmEva",
     "foveate.models.vittm.model.ViTTM": "vittm.TwoStreams",
+    "foveate.models.segmenter.model.Segmenter": "segmenter.Masks",
 }
 
 
@@ -31,7 +32,7 @@ def adapter_of(model: nn.Module) -> type[Reduced]:
     if name not in ADAPTERS:
         raise InputError(f"no adapter for {name}; known: {', '.join(ADAPTERS)}")
     file, cls = ADAPTERS[name].split(".")
-    adapter: type[Reduced] = getattr(import_module(f"foveate.adapters.{file}"), cls)
+    adapter: type[Reduced] = getattr(import_module(f"foveate.adapters.{file}"), cls).of(model)
     adapter.check(model)
     return adapter
 

@@ -1,3 +1,4 @@
 """Trainable architectures, one folder each, in timm's registry once this is imported."""
 
+from foveate.models import segmenter as segmenter
 from foveate.models import vittm as vittm

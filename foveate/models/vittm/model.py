@@ -24,6 +24,7 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.weight_init import trunc_normal_
+from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -103,6 +104,12 @@ class ViTTM(nn.Module):
         self.num_prefix_tokens = 0
         self.norm, self.output = norm, output
         self.grad_checkpointing = False
+        # What dense heads get (`forward_intermediates`), in timm's words.
+        joined = patch_size == memory_patch_size
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": embed_dim * (2 if joined else 1), "reduction": patch_size}
+            for i in range(depth)
+        ]
 
         ln: Any = partial(nn.LayerNorm, eps=1e-6)
         embed: Any = partial(
@@ -170,6 +177,57 @@ class ViTTM(nn.Module):
                 streams = self.block(i, streams)
         return streams
 
+    def forward_intermediates(
+        self,
+        image: Tensor,
+        indices: int | list[int] | None = None,
+        *,
+        norm: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Streams, list[Tensor]]:
+        """timm's way to feature maps after some blocks, `indices`: the last so many (all by default), or which ones.
+
+        Both streams side by side ([B P 2C] or [B 2C h w]) where their grids agree, else the process stream alone, as
+        the authors' segmentation takes them. `norm`: the process stream after its final norm.
+
+        Raises:
+            InputError: for another format.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise one_of("output_fmt", output_fmt, ("NCHW", "NLC"))
+        wanted, _ = feature_take_indices(self.depth, indices)
+        streams, found = self.embed(image), []
+        patch: Any = self.process_embed.patch_size
+        grid = [side // p for side, p in zip(image.shape[-2:], patch, strict=True)]
+        for i in range(self.depth):
+            streams = self.block(i, streams)
+            if i in wanted:
+                process = self.process_norm(streams.process) if norm else streams.process
+                x = self.joined(streams._replace(process=process))
+                found.append(x if output_fmt == "NLC" else x.mT.unflatten(-1, grid))
+        return found if intermediates_only else (streams, found)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """timm's way to leave out what comes after the last block of `indices`, for feature maps alone."""
+        wanted, last = feature_take_indices(self.depth, indices)
+        if last < self.depth - 1:
+            raise InputError(f"blocks up to {last} of {self.depth}: a shorter ViTTM is one of a smaller depth")
+        if prune_norm:
+            self.process_norm = nn.Identity()
+        if prune_head:
+            self.fc_norm_process = nn.Identity()
+            self.fc_norm = None if self.fc_norm is None else nn.Identity()
+            self.reset_classifier(0)
+        return wanted
+
+    def joined(self, streams: Streams) -> Tensor:
+        """What a dense head gets of both streams: [B P 2C] where their grids agree, else the process stream."""
+        same = self.process_embed.patch_size == self.memory_embed.patch_size
+        return torch.cat(streams, dim=-1) if same else streams.process
+
     def forward_head(
         self, streams: Streams, pre_logits: bool = False, size: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -212,6 +270,23 @@ class ViTTM(nn.Module):
                 position = resample_abs_pos_embed(position, grid, list(embed.grid_size), num_prefix_tokens=0)
             made.append(embed(image) + position)
         return Streams(*made)
+
+    @torch.no_grad()
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Make this the model of another image size: positions are resampled here, once, and not at every image.
+
+        Raises:
+            InputError: for a size that a patch size does not divide.
+        """
+        size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+        for name in ("process", "memory"):
+            embed, position = getattr(self, f"{name}_embed"), getattr(self, f"{name}_pos_embed")
+            if any(side % p for side, p in zip(size, embed.patch_size, strict=True)):
+                raise InputError(f"a patch of {embed.patch_size[0]} pixels does not divide an image of {size}")
+            before = list(embed.grid_size)
+            embed.set_input_size(img_size=size)
+            new = resample_abs_pos_embed(position, list(embed.grid_size), before, num_prefix_tokens=0)
+            setattr(self, f"{name}_pos_embed", nn.Parameter(new))
 
     def block(self, i: int, streams: Streams) -> Streams:
         streams = self.reading(i, streams)
