@@ -1,10 +1,12 @@
 """Training: the same losses after kill -9, over several processes, and one clear line for whatever is wrong."""
 
 import csv
+import io
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from foveate.errors import InputError
+from foveate.errors import InputError, NotAvailable
 from foveate.train import Augment, Classify, Distil, MatchTokens, Recipe, load_recipe, train
 from foveate.train.data import Samples, find_split, order, seeded, share
 from foveate.train.recipe import changed
@@ -62,7 +64,7 @@ def losses(out):
 
 def test_it_learns_and_leaves_what_it_says(colours, tmp_path):
     done = train(recipe(colours, epochs=4, ema=0.5), tmp_path / "run")
-    assert done.top1 > 90 and done.steps == 4 * 6 and done.unreadable == 0
+    assert done.best_score > 90 and done.steps == 4 * 6 and done.unreadable == 0
     assert {"last.pt", "log.csv", "best.safetensors", "best.json"} <= {p.name for p in done.out.iterdir()}
     told = losses(done.out)
     assert [step for step, _, _ in told] == list(range(1, 25)) and told[-1][2] < told[0][2]
@@ -80,6 +82,58 @@ def test_a_zip_is_a_folder(colours, tmp_path):
         train(recipe(data, epochs=1), tmp_path / str(i)) for i, data in enumerate((colours, tmp_path / "colours.zip"))
     ]
     assert losses(runs[0].out) == losses(runs[1].out)
+
+
+def shards(colours, root):
+    """Two shards a split."""
+    root.mkdir()
+    (root / "classes.txt").write_text("\n".join(sorted(COLOURS)) + "\n")
+    for split in ("train", "val"):
+        paths = sorted((colours / split).rglob("*.png"))
+        for part in (0, 1):
+            with tarfile.open(root / f"{split}-{part}.tar", "w") as archive:
+                for i, path in enumerate(paths):
+                    if i * 2 // len(paths) == part:
+                        key = path.relative_to(colours / split).with_suffix("").as_posix()
+                        for name, data in (
+                            (f"{key}.png", path.read_bytes()),
+                            (f"{key}.cls", str(sorted(COLOURS).index(path.parent.name)).encode()),
+                        ):
+                            info = tarfile.TarInfo(name)
+                            info.size = len(data)
+                            archive.addfile(info, io.BytesIO(data))
+    return root
+
+
+def test_shards_are_read_as_folders_are(colours, tmp_path):
+    root = shards(colours, tmp_path / "shards")
+    runs = [train(recipe(data, epochs=1), tmp_path / str(i)) for i, data in enumerate((colours, root))]
+    assert losses(runs[0].out) == losses(runs[1].out)
+    (root / "classes.txt").write_text("blue\ngreen\n")
+    with pytest.raises(InputError, match=r"holds class 2; allowed by .*classes\.txt: 0 to 1"):
+        train(recipe(root), tmp_path / "x")
+    (root / "train-1.tar").write_bytes((root / "train-1.tar").read_bytes()[:700])
+    with pytest.raises(InputError, match=r"train-1\.tar"):
+        train(recipe(root), tmp_path / "x")
+
+
+def test_a_hugging_face_data_set_is_read_as_folders_are(colours, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"photo": datasets.Image(), "colour": datasets.ClassLabel(names=sorted(COLOURS))})
+    splits = {}
+    for split in ("train", "val"):
+        paths = sorted((colours / split).rglob("*.png"))
+        rows = {"photo": [str(p) for p in paths], "colour": [sorted(COLOURS).index(p.parent.name) for p in paths]}
+        splits[split] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    runs = [
+        train(recipe(data, epochs=1), tmp_path / str(i)) for i, data in enumerate((colours, f"hf:{tmp_path / 'saved'}"))
+    ]
+    assert losses(runs[0].out) == losses(runs[1].out)
+    with pytest.raises(InputError, match="has no split test; it has: train, val"):
+        train(recipe(f"hf:{tmp_path / 'saved'}", val="test"), tmp_path / "x")
+    with pytest.raises((InputError, NotAvailable), match="hf:no/such"):
+        train(recipe("hf:no/such"), tmp_path / "x")
 
 
 def test_parts_of_a_step_add_up(colours, tmp_path):
@@ -173,7 +227,7 @@ def test_batches_are_the_same_for_any_number_of_processes():
 
 def test_an_image_depends_on_seed_epoch_and_index_alone(colours):
     photographs = find_split(colours, None, ("train",))
-    samples = Samples(photographs, lambda image: torch.rand(3), seed=1)
+    samples = Samples(photographs, lambda image, label: (torch.rand(3), label), seed=1)
     state = torch.get_rng_state()
     first = samples[0, 5][0]
     samples[0, 6]

@@ -3,7 +3,7 @@
 from foveate.train import Classify, Recipe, train
 
 recipe = Recipe(model="vit_tiny_patch16_224", data="photos/", epochs=10, batch=64, lr=1e-3)
-print(train(recipe, "runs/mine").top1)
+print(train(recipe, "runs/mine").best_score)
 """
 
 from foveate.train.loop import Trained as Trained
@@ -14,4 +14,5 @@ from foveate.train.recipe import load_recipe as load_recipe
 from foveate.train.tasks import Classify as Classify
 from foveate.train.tasks import Distil as Distil
 from foveate.train.tasks import MatchTokens as MatchTokens
+from foveate.train.tasks import Segment as Segment
 from foveate.train.tasks import Task as Task

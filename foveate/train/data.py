@@ -6,10 +6,10 @@ where a run was broken off changes a pixel.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from foveate.errors import InputError
-from foveate.evaluate.sources import Read, Source, open_source
+from foveate.evaluate.sources import Source, open_source
 from foveate.preprocess import SUFFIXES, Preprocess, decode_image
+from foveate.train.shards import HUB, HubData, Shards, find_hub, find_shards
 
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
 Key = tuple[int, int]  # epoch, index
+
+
+class Examples(Protocol):
+    """Photographs with their labels, by index."""
+
+    @property
+    def shown(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def opened(self) -> AbstractContextManager[Callable[[int], tuple[Image.Image, Any]]]:
+        """A function from an index to a photograph and its label, for one process; InputError: it cannot be read."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,10 +51,27 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def shown(self) -> str:
+        return self.source.shown
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[int], tuple[Image.Image, int]]]:
+        with self.source.reader() as read:
+
+            def example(index: int) -> tuple[Image.Image, int]:
+                name = self.names[index]
+                return decode_image(read(name), f"{self.shown}/{name}"), int(self.labels[index])
+
+            yield example
+
+
+Labelled = Photographs | Shards | HubData
+
 
 class Batch(NamedTuple):
-    images: Tensor  # [B 3 h w]
-    labels: Tensor  # [B] int64
+    images: Any  # [B 3 h w], or a list where sizes differ
+    labels: Any  # [B] int64, masks [B h w] int64, or a list of masks
     indices: Tensor  # [B] int64
     bad: tuple[str, ...]  # what could not be read, and was replaced by the photograph after it
 
@@ -76,43 +107,51 @@ def _classes(source: Source, names: list[str]) -> Photographs:
     return Photographs(source, tuple(names), labels, classes)
 
 
-def same_classes(train: Photographs, val: Photographs) -> None:
+def find_labelled(data: str, split: str | None, known: Sequence[str]) -> Labelled:
+    """A split of whatever `data` names: class folders, a .zip of them, shards, or a Hugging Face data set.
+
+    Raises:
+        InputError: no such split, or something wrong with it.
+    """
+    if data.startswith(HUB):
+        return find_hub(data, split, known)
+    return find_shards(data, split, known) or find_split(data, split, known)
+
+
+def same_classes(train: Labelled, val: Labelled) -> None:
     """Raise InputError where the two splits differ in their classes."""
     if train.classes != val.classes:
-        more = [f"{c} (in {s.source.shown} alone)" for s, o in ((train, val), (val, train))
+        more = [f"{c} (in {s.shown} alone)" for s, o in ((train, val), (val, train))
                 for c in s.classes if c not in o.classes]  # fmt: skip
         raise InputError(f"the splits differ in {len(more)} classes: {', '.join(more[:5])}")
 
 
-class Samples(Dataset[tuple[Tensor, int, int, str]]):
+class Samples(Dataset[tuple[Any, Any, int, str]]):
     """What a data loader draws from, by (epoch, index)."""
 
-    def __init__(self, photographs: Photographs, transform: Callable[[Image.Image], Tensor], seed: int) -> None:
-        self.photographs, self.transform, self.seed = photographs, transform, seed
-        self._read: Read | None = None
+    def __init__(self, examples: Examples, transform: Callable[[Image.Image, Any], tuple[Any, Any]], seed: int) -> None:
+        self.examples, self.transform, self.seed = examples, transform, seed
+        self._read: Callable[[int], tuple[Image.Image, Any]] | None = None
         self._open = ExitStack()
 
     def __len__(self) -> int:
-        return len(self.photographs)
+        return len(self.examples)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int, str]:
+    def __getitem__(self, key: Key) -> tuple[Any, Any, int, str]:
         epoch, index = key
-        image, bad, at = None, "", index
-        while image is None:
+        found, bad, at = None, "", index
+        if self._read is None:  # in the process that decodes
+            self._read = self._open.enter_context(self.examples.opened())
+        while found is None:
             try:
-                image = self._decode(at)
+                found = self._read(at)
             except InputError as e:
                 bad, at = bad or str(e), (at + 1) % len(self)
                 if at == index:
                     raise
         with seeded(self.seed, epoch, index):
-            return self.transform(image), int(self.photographs.labels[at]), index, bad
-
-    def _decode(self, index: int) -> Image.Image:
-        if self._read is None:  # in the process that decodes
-            self._read = self._open.enter_context(self.photographs.source.reader())
-        name = self.photographs.names[index]
-        return decode_image(self._read(name), f"{self.photographs.source.shown}/{name}")
+            image, label = self.transform(*found)
+        return image, label, index, bad
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_read": None, "_open": ExitStack()}
@@ -160,11 +199,25 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def collated(rows: list[tuple[Tensor, int, int, str]]) -> Batch:
+def collated(rows: list[tuple[Any, Any, int, str]]) -> Batch:
     images, labels, indices, bad = zip(*rows, strict=True)
-    return Batch(
-        torch.stack(images), torch.tensor(labels), torch.tensor(indices), tuple(b for b in bad if b)
-    )  # fmt: skip
+    return Batch(_stacked(images), _stacked(labels), torch.tensor(indices), tuple(b for b in bad if b))
+
+
+def _stacked(values: tuple[Any, ...]) -> Any:
+    if isinstance(values[0], int):
+        return torch.tensor(values)
+    return torch.stack(values) if isinstance(values[0], Tensor) else list(values)
+
+
+class LabelKept:
+    """A transform of the photograph alone."""
+
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image, label: Any) -> tuple[Tensor, Any]:
+        return self.transform(image), label
 
 
 class AsTensor:

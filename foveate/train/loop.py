@@ -5,7 +5,6 @@ seed the batches are the same for any number of processes, so the losses are too
 random numbers inside the model (stochastic depth, dropout) and MixUp, which pairs within a process's part, are not.
 """
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,27 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveate.errors import InputError, NotAvailable
-from foveate.train.data import (
-    TRAIN,
-    VAL,
-    AsTensor,
-    Batch,
-    Samples,
-    find_split,
-    loader,
-    order,
-    same_classes,
-    seeded,
-    share,
-)  # fmt: skip
-from foveate.train.parts import augmented, average_of, build, mix_of, optimizer_of, preprocess_of, schedule_of
+from foveate.train.data import Batch, Samples, loader, order, share
+from foveate.train.goals import goal_of
+from foveate.train.parts import average_of, build, optimizer_of, preprocess_of, schedule_of
 from foveate.train.recipe import Recipe
 from foveate.train.record import Record
 from foveate.train.state import LAST, Position, resume, save, save_model
-from foveate.train.tasks import Learner, outputs
+from foveate.train.tasks import Learner
 
 Progress = Callable[[str, float, str], None]
 SAVE_SECONDS = 300.0  # between checkpoints within an epoch
@@ -46,7 +34,8 @@ class Trained:
 
     out: Path
     best: Path
-    top1: float  # % on the validation set, the best
+    best_score: float  # % on the validation set
+    figure: str  # what that is: top-1, mIoU
     last: dict[str, float]  # of the last validation, a figure a classifier
     steps: int
     seconds: float
@@ -101,28 +90,23 @@ class _Run:
             )
         if (recipe.augment.mixup or recipe.augment.cutmix) and recipe.batch // self.parts % 2:
             raise InputError(f"MixUp pairs images: {recipe.batch // self.parts} a process have to be an even number")
-        data = os.path.expandvars(recipe.data)
-        if "$" in data:
-            raise InputError(f"data is {recipe.data}: a variable in it is not set")
-        self.photographs = find_split(data, recipe.train, TRAIN)
-        self.judges = find_split(data, recipe.val, VAL)
-        same_classes(self.photographs, self.judges)
-        if len(self.photographs) < recipe.batch:
-            raise InputError(f"{len(self.photographs)} photographs are less than a batch of {recipe.batch}")
+        self.goal = goal_of(recipe)
+        if len(self.goal.train) < recipe.batch:
+            raise InputError(f"{len(self.goal.train)} photographs are less than a batch of {recipe.batch}")
         torch.manual_seed(recipe.seed)
-        self.model = build(recipe, len(self.photographs.classes))
+        self.model = build(recipe, self.goal.count)
         self.preprocess = preprocess_of(self.model, recipe.image_size)
         recipe.task.prepare(self.model)
         learner = Learner(self.model, recipe.task)
         self.optimizer = optimizer_of(recipe, self.model, recipe.task)
         self.ema = average_of(recipe, self.model)
         self.learner, self.optimizer = accelerator.prepare(learner, self.optimizer)
-        self.per_epoch = len(self.photographs) // recipe.batch
+        self.per_epoch = len(self.goal.train) // recipe.batch
         self.schedule = schedule_of(recipe, self.optimizer, self.per_epoch)
-        self.mix = mix_of(recipe, len(self.photographs.classes))
         self.position, self.record = Position(), None
-        self.samples = Samples(self.photographs, augmented(recipe, self.preprocess), recipe.seed)
-        self.tests = Samples(self.judges, AsTensor(self.preprocess), recipe.seed)
+        learnt, judged = self.goal.transforms(self.preprocess)
+        self.samples = Samples(self.goal.train, learnt, recipe.seed)
+        self.tests = Samples(self.goal.val, judged, recipe.seed)
 
     @property
     def saved(self) -> dict[str, Any]:
@@ -141,10 +125,10 @@ class _Run:
         self.accelerator.wait_for_everyone()
         began = time.monotonic() - p.seconds
         if p.step == 0:  # what would fail after the first epoch fails now
-            self.validate(limit=min(len(self.judges), 2 * r.batch))
+            self.validate(limit=min(len(self.tests), 2 * r.batch))
         found, saved_at = dict[str, float](), time.monotonic()
         while p.epoch < r.epochs:
-            batches = order(len(self.photographs), r.batch, seed=r.seed, epoch=p.epoch)
+            batches = order(len(self.samples), r.batch, seed=r.seed, epoch=p.epoch)
             mine = share(batches[p.batch :], self.accelerator.process_index, self.parts)
             for batch in loader(self.samples, mine, r.workers):
                 losses = self.step(batch)
@@ -161,19 +145,23 @@ class _Run:
             saved_at = time.monotonic()
         found = found or self.validate()
         return Trained(
-            self.out, self.out / "best.safetensors", p.best, found, p.step, time.monotonic() - began, p.unreadable
+            self.out,
+            self.out / "best.safetensors",
+            p.best,
+            self.goal.figure,
+            found,
+            p.step,
+            time.monotonic() - began,
+            p.unreadable,
         )
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on this process's part of a batch; the losses over all processes."""
         p, r = self.position, self.recipe
         self.learner.train()
-        images, labels = batch.images, batch.labels
-        if self.mix is not None:
-            with seeded(r.seed, p.epoch, p.batch, self.accelerator.process_index):
-                images, labels = self.mix(images, labels)
-        else:
-            labels = nn.functional.one_hot(labels, len(self.photographs.classes)).float()
+        images, labels = self.goal.mixed(
+            batch.images, batch.labels, r.seed, p.epoch, p.batch, self.accelerator.process_index
+        )
         device, total = self.accelerator.device, dict[str, Tensor]()
         pieces = list(zip(images.chunk(r.accumulate), labels.chunk(r.accumulate), strict=True))
         for i, (x, y) in enumerate(pieces):
@@ -203,36 +191,34 @@ class _Run:
 
     @torch.no_grad()
     def validate(self, limit: int | None = None) -> dict[str, float]:
-        """Top-1 in % of every classifier, of the average of the weights where there is one."""
+        """In %, of every classifier; of the average of the weights where there is one."""
         model = self.model if self.ema is None else self.ema.module
         was, _ = model.training, model.eval()
-        count = limit or len(self.judges)
+        count = limit or len(self.tests)
         size = max(1, self.recipe.batch // self.parts)
         every = [(0, i) for i in range(count)][self.accelerator.process_index :: self.parts]
         chunks = [every[i : i + size] for i in range(0, len(every), size)]
-        right, device = dict[str, Tensor](), self.accelerator.device
+        tally, device = dict[str, Tensor](), self.accelerator.device
         for batch in loader(self.tests, chunks, self.recipe.workers):
             with self.accelerator.autocast():
-                found = outputs(model(batch.images.to(device)))
-            for name, y in found.items():
-                hit = (y.argmax(1).cpu() == batch.labels).sum()
-                right[name] = right.get(name, torch.zeros((), dtype=torch.long)) + hit
+                found = self.goal.judge(model, batch.images, batch.labels, self.preprocess, device)
+            tally = {name: counts + tally.get(name, 0) for name, counts in found.items()}
         model.train(was)
-        total = self.accelerator.reduce(torch.stack(list(right.values())).to(device), reduction="sum")
-        return {f"top-1 {name}": 100 * int(n) / count for name, n in zip(right, total, strict=True)}
+        totals = {name: self.accelerator.reduce(n.to(device), reduction="sum").cpu() for name, n in tally.items()}
+        return {f"{self.goal.figure} {name}": self.goal.score(n) for name, n in totals.items()}
 
     def keep(self, found: dict[str, float]) -> None:
-        p, top1 = self.position, next(iter(found.values()))
+        p, score = self.position, next(iter(found.values()))
         self.note(found)
-        if top1 > p.best:
-            p.best = top1
+        if score > p.best:
+            p.best = score
             if self.main:
                 model = self.model if self.ema is None else self.ema.module
                 r = self.recipe
                 facts = {
                     "model": r.model if isinstance(r.model, str) else None, "options": r.options, "epoch": p.epoch,
-                    "classes": list(self.photographs.classes), "preprocess": self.preprocess.model_dump(mode="json"),
-                    "recipe": r.fingerprint(), **found,
+                    "classes": self.goal.classes or self.goal.count, "image_size": r.image_size,
+                    "preprocess": self.preprocess.model_dump(mode="json"), "recipe": r.fingerprint(), **found,
                 }  # fmt: skip
                 save_model(self.out, "best", model, facts)
 
@@ -260,7 +246,7 @@ class _Run:
             self.record.add(self.position.step, self.position.epoch, values)
 
     def count_bad(self, count: int, mine: tuple[str, ...]) -> None:
-        p, allowed = self.position, self.recipe.unreadable * len(self.photographs)
+        p, allowed = self.position, self.recipe.unreadable * len(self.samples)
         for reason in mine:
             self.progress("train", p.step / (self.per_epoch * self.recipe.epochs), f"replaced: {reason}")
         p.unreadable += count
@@ -268,7 +254,7 @@ class _Run:
         if seen > allowed:
             raise InputError(
                 f"{p.unreadable} training images could not be read, more than {self.recipe.unreadable:.1%} of "
-                f"{len(self.photographs)}; last: {mine[-1] if mine else 'in another process'}"
+                f"{len(self.samples)}; last: {mine[-1] if mine else 'in another process'}"
             )
 
     def close(self) -> None:

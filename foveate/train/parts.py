@@ -7,11 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import InputError
+from foveate.evaluate.masks import VOID
 from foveate.preprocess import Preprocess
 from foveate.train.recipe import Recipe
 
 
 def build(recipe: Recipe, classes: int) -> nn.Module:
+    """The model, with the weights that the recipe starts from."""
+    model = _built(recipe, classes)
+    if recipe.start is not None:
+        recipe.start(model)
+    return model
+
+
+def _built(recipe: Recipe, classes: int) -> nn.Module:
     if not isinstance(recipe.model, str):
         return recipe.model(classes)
     import timm
@@ -78,3 +87,32 @@ def augmented(recipe: Recipe, pre: Preprocess) -> Callable[[Any], Tensor]:
         pre.size, is_training=True, scale=a.scale, hflip=a.flip, color_jitter=a.color_jitter,
         auto_augment=a.auto_augment, re_prob=a.erase, interpolation="bicubic", mean=pre.mean, std=pre.std,
     )  # type: ignore[return-value]  # fmt: skip
+
+
+class augmented_masks:  # reads as `augmented` does
+    """A training photograph and its mask -> [3 w w], normalised, and int64 [w w]: scaled, cropped and flipped alike."""
+
+    def __init__(self, recipe: Recipe, pre: Preprocess) -> None:
+        from torchvision.transforms import v2
+        from torchvision.tv_tensors import Image, Mask
+
+        a, window = recipe.augment, pre.size[0]
+        sides = [max(8, round(window * z)) for z in torch.linspace(*a.zoom, 31).tolist()]
+        mean = [round(255 * m) for m in pre.mean]
+        self.together = v2.Compose(
+            [
+                v2.RandomShortestSize(sides, antialias=True),
+                v2.RandomCrop((window, window), pad_if_needed=True, fill={Image: mean, Mask: VOID}),  # type: ignore[arg-type]
+                v2.RandomHorizontalFlip(a.flip),
+                *([v2.RandomPhotometricDistort()] if a.color_jitter else []),
+                v2.ToDtype({Image: torch.float32, Mask: torch.int64}, scale=True),
+                v2.Normalize(list(pre.mean), list(pre.std)),
+            ]
+        )
+
+    def __call__(self, image: Any, mask: Any) -> tuple[Tensor, Tensor]:
+        from torchvision.transforms.v2.functional import pil_to_tensor
+        from torchvision.tv_tensors import Image, Mask
+
+        x, y = self.together(Image(pil_to_tensor(image)), Mask(torch.from_numpy(mask)))
+        return x.as_subclass(Tensor), y.as_subclass(Tensor)

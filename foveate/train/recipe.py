@@ -22,11 +22,12 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Augment(BaseModel):
-    """What happens to training images, by timm's `create_transform` and `Mixup`."""
+    """What happens to training images, by timm's `create_transform` and `Mixup`; with masks, by torchvision's v2."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: tuple[float, float] = (0.08, 1.0)  # area of the random crop
+    zoom: tuple[float, float] = (0.5, 2.0)  # of masks: the short side before the crop, in windows
     flip: float = Field(0.5, ge=0, le=1)
     color_jitter: float = Field(0.4, ge=0)
     auto_augment: str | None = None  # as timm writes it: "rand-m9-mstd0.5"
@@ -42,7 +43,8 @@ class Recipe(BaseModel):
 
     model: str | Callable[[int], nn.Module]  # timm name, or number of classes -> model
     options: dict[str, bool | int | float | str] = {}  # of the timm model
-    data: str  # folder or .zip with train/ and val/ (or `train`, `val` below); $FOVEATE_DATA/... is expanded
+    start: Callable[[nn.Module], None] | None = None  # puts weights to start from into the model that was built
+    data: str  # folder or .zip with train/ and val/ (or as below), or train.shards; $FOVEATE_DATA/... is expanded
     train: str | None = None  # folder inside `data`; by default the first of train, training
     val: str | None = None  # by default the first of val, valid, validation, test
     task: Task = Field(default_factory=Classify)
@@ -68,10 +70,11 @@ class Recipe(BaseModel):
 
     def fingerprint(self) -> str:
         """Names what a checkpoint of this run can be resumed by: any change of a value changes it."""
-        plain = self.model_dump(mode="json", exclude={"model", "task", "workers"})
+        plain = self.model_dump(mode="json", exclude={"model", "start", "task", "workers"})
         plain["model"] = (
             self.model if isinstance(self.model, str) else getattr(self.model, "__qualname__", "a function")
         )
+        plain["start"] = getattr(self.start, "__qualname__", None if self.start is None else "a function")
         plain["task"] = repr(self.task)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -102,7 +105,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         if first not in values or (dot and (first != "augment" or rest not in Augment.model_fields)):
             known = [*values, *(f"augment.{name}" for name in Augment.model_fields)]
             raise InputError(f"unknown key {key!r} of a recipe; known: {', '.join(sorted(known))}")
-        if first in ("task", "model") and not isinstance(values[first], str):
+        if first in ("task", "model", "start") and not isinstance(values[first], str):
             raise InputError(f"{first} of this recipe is Python, which a word cannot replace: edit the file")
         value = _value(text)
         values[first] = values[first].model_dump() | {rest: value} if dot else value

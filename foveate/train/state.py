@@ -22,7 +22,7 @@ class Position:
     epoch: int = 0
     batch: int = 0  # of this epoch, done
     step: int = 0  # optimiser steps done, over all epochs
-    best: float = -1.0  # top-1 so far, %
+    best: float = -1.0  # score so far, %
     unreadable: int = 0
     seconds: float = 0.0  # spent so far, over all sittings
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.errors import InputError
+from foveate.evaluate.masks import VOID
 
 Losses = dict[str, Tensor]
 
@@ -19,12 +20,14 @@ Losses = dict[str, Tensor]
 class Task(nn.Module, ABC):
     """Abstract; tasks are final."""
 
+    classes: int | None = None  # of a task on masks; where labels are class folders, these are counted
+
     def prepare(self, model: nn.Module) -> None:
         """Called once before training, for a task that has to know the model's widths."""
 
     @abstractmethod
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
-        """Losses by name, scalars. images [B 3 h w]; labels [B classes], each row a distribution."""
+        """Losses by name, scalars. images [B 3 h w]; labels [B classes], each row a distribution, or masks [B h w]."""
 
 
 @final
@@ -47,6 +50,24 @@ class Classify(Task):
         if self.binary:
             return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").sum(1).mean()
         return -(labels * logits.float().log_softmax(1)).sum(1).mean()
+
+
+@final
+class Segment(Task):
+    """Cross-entropy of every pixel that is not void."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        if classes < 2:
+            raise InputError(f"classes is {classes}; allowed: 2 or more")
+        self.classes = classes
+
+    def extra_repr(self) -> str:
+        return f"classes={self.classes}"
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        loss = F.cross_entropy(model(images).float(), labels, ignore_index=VOID, reduction="sum")
+        return {"pixel": loss / (labels != VOID).sum().clamp(min=1)}
 
 
 @final
@@ -94,7 +115,7 @@ class MatchTokens(Task):
 
     def prepare(self, model: Any) -> None:
         teacher: Any = self.teacher.model
-        width, goal = model.num_features, teacher.num_features
+        width, goal = model.feature_info[-1]["num_chs"], teacher.num_features
         self.maps = nn.ModuleList(nn.Linear(width, goal) for _ in self.blocks)
 
     def forward(self, model: Any, images: Tensor, labels: Tensor) -> Losses:

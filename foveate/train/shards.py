@@ -1,0 +1,171 @@
+"""Labelled photographs outside class folders: WebDataset shards, and Hugging Face datasets.
+
+    data="shards"                shards/train-000.tar ..., val-000.tar ...: a.jpg beside a.cls, a number; classes.txt
+    data="hf:food101"            a data set of the hub (or of its cache), with one image and one class column
+    data="hf:/data/mine"         the same as `save_to_disk` wrote it
+
+Both are read by index, so that batches are the same ones in the same order as from folders.
+"""
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from foveate.errors import InputError, NotAvailable
+from foveate.preprocess import SUFFIXES, decode_image
+
+HUB = "hf:"
+Read = Callable[[int], tuple[Image.Image, int]]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where every photograph lies in uncompressed .tar files."""
+
+    root: Path
+    files: tuple[Path, ...]
+    places: np.ndarray  # int64 [S 3]: file, first byte, bytes
+    names: tuple[str, ...]
+    labels: np.ndarray  # int64 [S]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def shown(self) -> str:
+        return str(self.root)
+
+    @contextmanager
+    def opened(self) -> Iterator[Read]:
+        files = [path.open("rb") for path in self.files]
+
+        def example(index: int) -> tuple[Image.Image, int]:
+            file, first, size = self.places[index].tolist()
+            files[file].seek(first)
+            return decode_image(files[file].read(size), f"{self.files[file]}/{self.names[index]}"), int(
+                self.labels[index]
+            )
+
+        try:
+            yield example
+        finally:
+            for file in files:
+                file.close()
+
+
+def find_shards(data: str | Path, split: str | None, known: Sequence[str]) -> Shards | None:
+    """The shards SPLIT*.tar of a folder, or None where there are none of that name.
+
+    Raises:
+        InputError: a damaged or compressed file, a photograph without a class, a class out of range.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        return None
+    for name in (split,) if split is not None else tuple(known):
+        if files := sorted(root.glob(f"{name}*.tar")):
+            return _indexed(root, tuple(files))
+    return None
+
+
+def _indexed(root: Path, files: tuple[Path, ...]) -> Shards:
+    places, names, labels = list[tuple[int, int, int]](), list[str](), list[int]()
+    for number, path in enumerate(files):
+        photos, classes = dict[str, tarfile.TarInfo](), dict[str, int]()
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    key, _, kind = member.name.partition(".")
+                    if member.isfile() and f".{kind.lower()}".endswith(SUFFIXES):
+                        photos[key] = member
+                    elif member.isfile() and kind == "cls":
+                        text = archive.extractfile(member).read().decode().strip()  # type: ignore[union-attr]
+                        if not text.isdigit():
+                            raise InputError(f"{path}/{member.name} is {text[:20]!r}; allowed: the number of a class")
+                        classes[key] = int(text)
+        except (tarfile.TarError, OSError, UnicodeDecodeError) as e:
+            raise InputError(f"{path} cannot be read as an uncompressed .tar: {e}") from None
+        if without := [m.name for key, m in photos.items() if key not in classes]:
+            raise InputError(f"{path} has no class for {without[0]}: a .cls file beside it is needed")
+        for key, member in photos.items():
+            places.append((number, member.offset_data, member.size))
+            names.append(member.name)
+            labels.append(classes[key])
+    if not names:
+        raise InputError(f"{files[0]} holds no photographs; allowed: {' '.join(SUFFIXES)} with a .cls each")
+    return Shards(root, files, np.array(places), tuple(names), np.array(labels), _classes(root, labels))
+
+
+def _classes(root: Path, labels: list[int]) -> tuple[str, ...]:
+    listed = root / "classes.txt"
+    if not listed.is_file():
+        return tuple(str(i) for i in range(max(labels) + 1))
+    named = tuple(listed.read_text().splitlines())
+    if max(labels) >= len(named):
+        raise InputError(f"{root} holds class {max(labels)}; allowed by {listed}: 0 to {len(named) - 1}")
+    return named
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A split of a Hugging Face data set."""
+
+    shown: str
+    rows: Any
+    image: str  # columns
+    label: str
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @contextmanager
+    def opened(self) -> Iterator[Read]:
+        def example(index: int) -> tuple[Image.Image, int]:
+            row = self.rows[index]
+            stored = row[self.image]
+            data = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+            return decode_image(data, f"{self.shown}[{index}]"), int(row[self.label])
+
+        yield example
+
+
+def find_hub(data: str, split: str | None, known: Sequence[str]) -> HubData:
+    """
+    Raises:
+        InputError: no such data set or split, or not one column of images and one of classes.
+        NotAvailable: `datasets` is not installed, or the hub cannot be reached.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise NotAvailable("hf: needs Hugging Face datasets: pip install 'foveate[hub]'") from None
+    name = data.removeprefix(HUB)
+    try:
+        found: Any = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
+    except ConnectionError as e:
+        raise NotAvailable(f"cannot get {data}: no network, and not in the cache ({_first(e)})") from None
+    except Exception as e:  # datasets passes on whatever its hub, its readers or the file system raise
+        raise InputError(f"cannot open {data}: {_first(e)}") from None
+    splits = list(found) if hasattr(found, "keys") else []
+    tried = (split,) if split is not None else tuple(known)
+    if not (there := [s for s in tried if s in splits]):
+        raise InputError(f"{data} has no split {' or '.join(tried)}; it has: {', '.join(splits) or 'one alone'}")
+    rows = found[there[0]]
+    images = [k for k, f in rows.features.items() if isinstance(f, datasets.Image)]
+    labels = [k for k, f in rows.features.items() if isinstance(f, datasets.ClassLabel)]
+    if len(images) != 1 or len(labels) != 1:
+        raise InputError(f"{data} has {len(images)} columns of images and {len(labels)} of classes; allowed: one each")
+    rows = rows.cast_column(images[0], datasets.Image(decode=False))
+    return HubData(f"{data}/{there[0]}", rows, images[0], labels[0], tuple(rows.features[labels[0]].names))
+
+
+def _first(e: Exception) -> str:
+    return str(e).splitlines()[0][:120] if str(e) else type(e).__name__
