@@ -237,8 +237,13 @@ def list_published(model: str, weights: Path | None, random_weights: bool, allow
 
 @app.command()
 def evaluate(
-    target: Annotated[str, typer.Argument(metavar="DIR|MODEL", help="a fitted folder, or a model name")] = BUNDLED,
+    target: Annotated[
+        str, typer.Argument(metavar="DIR|MODEL", help="a fitted or trained folder, or a model name")
+    ] = BUNDLED,
     data: Data = None,
+    task: Annotated[str, typer.Option(help="classification or segmentation")] = "classification",
+    split: Annotated[str | None, typer.Option(help="of masks; by default the first of val, validation, test")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML to write: masks laid over photographs")] = None,
     weights: Weights = None,
     random_weights: RandomWeights = False,
     allow_pickle: AllowPickle = False,
@@ -246,20 +251,25 @@ def evaluate(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Top-1 of a fitted folder or of a model on labelled photographs, with its 95 % interval.
+    """Top-1, or the mean IoU of masks, of a folder or a model on labelled photographs, with its 95 % interval.
 
-    Example:
+    Examples:
 
         foveate evaluate foveate-out --data photos/
+
+        foveate evaluate runs/camvid_vit --task segmentation --data camvid.zip --split test --page masks.html
     """
     from foveate.fitting.evaluating import evaluate as run_evaluate
 
-    result = run_evaluate(
-        target, data=data, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, images=images,
-        threads=threads,
-    )  # fmt: skip
+    with stages() as progress:
+        result = run_evaluate(
+            target, task=task, data=data, split=split, page=page, weights=weights, random_weights=random_weights,
+            allow_pickle=allow_pickle, images=images, threads=threads, progress=progress,
+        )  # fmt: skip
     if not as_json:
         out.print(str(result))
+    if page is not None and task == "segmentation":
+        err.print(f"written  {page}")
     emit(result.model_dump(mode="json"), as_json)
 
 
@@ -303,11 +313,11 @@ def train(
 
     Examples:
 
-        foveate train recipes/imagenette_vit.py
+        foveate train recipes/imagenette.py
 
-        foveate train recipes/imagenette_vit.py epochs=2 augment.mixup=0 --out runs/short
+        foveate train recipes/imagenette.py epochs=2 augment.mixup=0 --out runs/short
 
-        foveate train recipes/imagenette_vit.py --resume
+        foveate train recipes/imagenette.py --resume
     """
     from foveate.train import load_recipe
     from foveate.train import train as run_train
@@ -315,7 +325,7 @@ def train(
     made = load_recipe(recipe, changes or ())
     with stages() as progress:
         done = run_train(made, out_dir or Path("runs") / recipe.stem, resumed=resume, progress=progress)
-    err.print(f"best     {done.top1:.2f} % top-1 ({done.steps:,} steps, {done.seconds / 60:.1f} min)")
+    err.print(f"best     {done.best_score:.2f} % {done.figure} ({done.steps:,} steps, {done.seconds / 60:.1f} min)")
     err.print(f"written  {done.out}/ (best.safetensors, last.pt to resume from, log.csv)")
     emit({k: str(v) if isinstance(v, Path) else v for k, v in vars(done).items()}, as_json)
 

@@ -1,0 +1,62 @@
+"""Mean IoU of a model that draws masks, in its own runtime or in torch, and a page to look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.adapters.load import Loaded
+from foveate.artefact import Artefact
+from foveate.errors import InputError
+from foveate.evaluate.iou import Overlap, iou
+from foveate.evaluate.masks import find_masks
+from foveate.evaluate.windows import segment
+from foveate.fitting.bench import answering
+from foveate.report.masks import laid_over, pane, write_masks
+from foveate.result import Result
+
+SPLITS = ("val", "validation", "test")
+DRAWN = 6  # photographs in the page
+
+
+def mean_overlap(
+    opened: Artefact | Loaded,
+    data: Path | None,
+    split: str | None,
+    limit: int,
+    page: str | Path | None,
+    progress: Callable[[str, float, str], None],
+) -> Result:
+    """Every photograph of the split, the window sliding over it.
+
+    Raises:
+        InputError: no photographs with masks, or a model that draws none.
+    """
+    if data is None:
+        raise InputError("segmentation needs --data: a folder or .zip of photographs with masks")
+    answer, preprocess = answering(opened)
+    window = preprocess.size
+    shape = answer(np.zeros((1, 3, *window), np.float32)).shape
+    if len(shape) != 4 or shape[2:] != window or window[0] != window[1]:
+        raise InputError(f"this model answers an image of {window} with {shape}; segmentation needs masks of its size")
+    pairs = find_masks(data, split, SPLITS, classes=shape[1])
+    run: Callable[[Tensor], Tensor] = lambda x: torch.from_numpy(answer(x.numpy()))
+    overlap, rows, count = Overlap(shape[1]), [], min(limit, len(pairs))
+    drawn = set(np.linspace(0, count - 1, min(DRAWN, count)).astype(int).tolist()) if page else set()
+    with pairs.opened() as read:
+        for i in range(count):
+            image, mask = read(i)
+            found = segment(run, image, preprocess)
+            overlap.add(found, mask)
+            progress("evaluate", (i + 1) / count, f"{i + 1} of {count} photographs")
+            if i in drawn:
+                name = Path(pairs.names[i]).name
+                views = (("photograph", image), ("true", laid_over(image, mask, shape[1])),
+                         ("found", laid_over(image, found, shape[1])))  # fmt: skip
+                rows.append([pane(name, caption, view) for caption, view in views])
+    result = overlap.result(tags={"data": str(data), "window": window[0]})
+    if page is not None:
+        write_masks(page, result, iou(np.sum(overlap.counts, axis=0)).tolist(), rows)
+    return result
