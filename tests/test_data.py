@@ -5,9 +5,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import two_tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.images import two_tone
 
 from foveate.errors import InputError
 from foveate.evaluate import Images, open_images

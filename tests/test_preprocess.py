@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import BAD_IMAGES, ODD_IMAGES, two_tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.images import BAD_IMAGES, ODD_IMAGES, two_tone
 
 from foveate.errors import InputError
 from foveate.preprocess import MAX_PIXELS, Preprocess, decode_image, read_image
