@@ -19,23 +19,17 @@ from foveate.planning import Candidate
 from foveate.plans import Step
 from foveate.preprocess import read_image
 
-QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0}
+QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("foveal", "tome")}
 
 
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fit") / "out"
-    return foveate.fit(out=folder, budget=Budget(max_drop=30), **QUICK)
-
-
-def test_writes_everything_and_nothing_half(fitted):
+def writes_everything_and_nothing_half(fitted, photos, tmp_path):
     names = {p.name for p in fitted.folder.iterdir()}
     assert {"plan.json", "model.json", "preprocess.json", "results.jsonl", "verdict.json", "report.html"} <= names
     assert not [p for p in fitted.folder.parent.iterdir() if p != fitted.folder]
     assert fitted.exit_code == (0 if fitted.met else 3)
 
 
-def test_a_plan_is_handed_back_only_if_proven(fitted):
+def a_plan_is_handed_back_only_if_proven(fitted, photos, tmp_path):
     if fitted.faster:
         assert fitted.speedup is not None
         assert fitted.speedup.low > 1
@@ -45,7 +39,7 @@ def test_a_plan_is_handed_back_only_if_proven(fitted):
         assert fitted.reason
 
 
-def test_the_written_folder_answers_and_matches_the_plan(fitted, photos):
+def the_written_folder_answers_and_matches_the_plan(fitted, photos, tmp_path):
     artefact = foveate.open(fitted.folder)
     assert artefact.plan == fitted.plan
     logits = artefact(np.stack([artefact.preprocess(read_image(p)) for p in photos]))
@@ -55,18 +49,39 @@ def test_the_written_folder_answers_and_matches_the_plan(fitted, photos):
     assert set(names) <= set(artefact.classes)
 
 
-def test_every_result_carries_its_origin(fitted):
+def every_result_carries_its_origin(fitted, photos, tmp_path):
     for line in (fitted.folder / "results.jsonl").read_text().splitlines():
         row = json.loads(line)
         assert {"threads", "seed"} <= row["origin"].keys(), row["name"]
 
 
-def test_it_exports_again_from_the_written_plan(fitted, tmp_path, photos):
+def it_exports_again_from_the_written_plan(fitted, photos, tmp_path):
     from foveate.fitting.exporting import export_plan
 
     folder = export_plan(fitted.folder, runtime="eager", out=tmp_path / "again")
     x = foveate.open(fitted.folder).preprocess(read_image(photos[0]))[None]
     np.testing.assert_allclose(foveate.open(folder)(x), foveate.open(fitted.folder)(x), atol=1e-3, rtol=1e-3)
+
+
+def a_damaged_folder_is_one_error(fitted, photos, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(fitted.folder, damaged)
+    (damaged / "plan.json").write_text("{")
+    with pytest.raises(InputError, match=r"plan\.json is not a plan"):
+        foveate.open(damaged)
+
+
+def test_a_fit_from_end_to_end(tmp_path, photos, subtests):
+    """One test for one fit: a shared fixture would be made in every process of pytest-xdist."""
+    (tmp_path / "fit").mkdir()
+    fitted = foveate.fit(out=tmp_path / "fit" / "out", budget=Budget(max_drop=30), **QUICK)
+    for check in (
+        writes_everything_and_nothing_half, a_plan_is_handed_back_only_if_proven,
+        the_written_folder_answers_and_matches_the_plan, every_result_carries_its_origin,
+        it_exports_again_from_the_written_plan, a_damaged_folder_is_one_error,
+    ):  # fmt: skip
+        with subtests.test(check.__name__):
+            check(fitted, photos, tmp_path)
 
 
 def test_a_budget_nobody_can_meet_gives_the_dense_build_and_exit_3(tmp_path):
@@ -81,14 +96,6 @@ def test_a_latency_the_dense_build_meets_is_met_by_it(tmp_path):
     outcome = foveate.fit(out=tmp_path / "out", budget=Budget(latency_ms=1e5), **QUICK)
     assert outcome.exit_code == 0
     assert outcome.plan.dense
-
-
-def test_a_damaged_folder_is_one_error(fitted, tmp_path):
-    damaged = tmp_path / "damaged"
-    shutil.copytree(fitted.folder, damaged)
-    (damaged / "plan.json").write_text("{")
-    with pytest.raises(InputError, match=r"plan\.json is not a plan"):
-        foveate.open(damaged)
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,11 @@ def test_without_a_network_the_hub_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(module.urllib.request, "getproxies", dict)
     monkeypatch.setattr(module.socket, "getaddrinfo", lambda *a: (_ for _ in ()).throw(OSError("no name")))
-    with module._no_waiting():
+    with module.no_waiting():
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
     monkeypatch.setattr(module.urllib.request, "getproxies", lambda: {"https": "proxy"})
-    with module._no_waiting():
+    with module.no_waiting():
         assert not constants.HF_HUB_OFFLINE
 
 

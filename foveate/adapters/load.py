@@ -3,6 +3,7 @@
 import difflib
 import json
 import socket
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -203,7 +204,7 @@ def _from_hub(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     if not known or (tag and name not in known):
         has = f"timm has weights for {', '.join(known)}" if known else "timm has no weights for it"
         raise InputError(f"no pretrained weights {name!r}: {has}; {ways}")
-    with _no_waiting():
+    with no_waiting():
         try:
             return _create(name, kwargs, pretrained=True)
         except InputError:
@@ -216,16 +217,20 @@ def _from_hub(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 @contextmanager
-def _no_waiting() -> Iterator[None]:
-    """Without a network the hub's client retries for most of a minute; here it looks into its cache at once."""
+def no_waiting() -> Iterator[None]:
+    """Without a network the hub's clients retry for most of a minute; here they look into their caches at once."""
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    clients = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
+    before = [client.HF_HUB_OFFLINE for client in clients]
+    offline = not _reachable(constants.ENDPOINT)
+    for client in clients:
+        client.HF_HUB_OFFLINE = client.HF_HUB_OFFLINE or offline
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        for client, was in zip(clients, before, strict=True):
+            client.HF_HUB_OFFLINE = was
 
 
 def _reachable(address: str) -> bool:

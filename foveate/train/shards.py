@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from foveate.adapters.load import no_waiting
 from foveate.errors import InputError, NotAvailable
 from foveate.preprocess import SUFFIXES, decode_image
 
@@ -149,7 +150,8 @@ def find_hub(data: str, split: str | None, known: Sequence[str]) -> HubData:
         raise NotAvailable("hf: needs Hugging Face datasets: pip install 'foveate[hub]'") from None
     name = data.removeprefix(HUB)
     try:
-        found: Any = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
+        with no_waiting():
+            found: Any = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
     except ConnectionError as e:
         raise NotAvailable(f"cannot get {data}: no network, and not in the cache ({_first(e)})") from None
     except Exception as e:  # datasets passes on whatever its hub, its readers or the file system raise
