@@ -221,7 +221,7 @@ def no_waiting() -> Iterator[None]:
     """Without a network the hub's clients retry for most of a minute; here they look into their caches at once."""
     from huggingface_hub import constants
 
-    clients = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
+    clients: list[Any] = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
     before = [client.HF_HUB_OFFLINE for client in clients]
     offline = not _reachable(constants.ENDPOINT)
     for client in clients:
