@@ -1,6 +1,7 @@
 """The command line's contract: exit codes, one-line errors, JSON on stdout and prose on stderr."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,27 @@ def foveate(*args: object, env: dict[str, str] | None = None) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", **(env or {})})
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """`here(*args)`: the same in this process, which spares the imports."""
+    from foveate.cli import main
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["foveate", *map(str, args)])
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            main()
+            code = 0
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+        finally:
+            signal.signal(signal.SIGINT, before)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, code, said.out, said.err)
+
+    return run
+
+
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """Exit 2, nothing on stdout, one line that holds `words`, no traceback."""
     assert done.returncode == 2, done.stderr
@@ -25,7 +47,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-COMMANDS = ("fit", "run", "profile", "compare", "evaluate", "export", "list", "doctor")
+COMMANDS = ("fit", "run", "profile", "compare", "evaluate", "export", "train", "list", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,10 +97,14 @@ def test_list_speaks_json_on_stdout():
     ],
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else None,
 )
-def test_wrong_arguments_are_one_line_and_exit_2(args, words, tmp_path):
+def test_wrong_arguments_are_one_line_and_exit_2(args, words, tmp_path, here):
     out = ["--out", tmp_path / "out"] if args[0] in ("fit", "compare") else []
-    refused(foveate(*args, *out), *words)
+    refused(here(*args, *out), *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_so_it_is_in_a_process_of_its_own(tmp_path):
+    refused(foveate("fit", "no_such_vit", "--out", tmp_path / "out"), "no_such_vit")
 
 
 def test_bad_weights_are_named(tmp_path):
