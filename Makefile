@@ -21,7 +21,7 @@ check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## everything in benchmarks/, an hour or so on a quiet machine; results are committed
+bench: $(READY)  ## everything in benchmarks/, hours on a quiet machine; results are committed
 	$(BIN)/python -m benchmarks.run
 
 clean:

@@ -70,3 +70,16 @@ class Sheet:
             write_text(self.path, json.dumps(self.value, indent=1, default=str) + "\n")
         say(f"{key}: {json.dumps(self.value['rows'][key])[:300]}")
         return self.value["rows"][key]
+
+
+def told() -> Callable[[str, float, str], None]:
+    """A line whenever the epoch changes."""
+    seen = set()
+
+    def progress(stage: str, share: float, text: str) -> None:
+        epoch = text.partition(",")[0]
+        if epoch not in seen:
+            seen.add(epoch)
+            say(f"{share:.0%} {text}")
+
+    return progress

@@ -9,8 +9,10 @@ SCRIPTS = [
     ["benchmarks.latency_ratio"],
     ["benchmarks.prediction", "--runtime", "openvino"],
     ["benchmarks.prediction", "--runtime", "onnxruntime"],
+    ["benchmarks.vittm_latency"],
+    ["benchmarks.segmentation_speed"],
 ]
-WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"]]
+WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"], ["benchmarks.camvid"]]
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ An hour or two for each on two cores; a run that was broken off goes on from its
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import foveate.models
-from benchmarks.common import Sheet, data_folder, say
+from benchmarks.common import Sheet, data_folder, told
 from foveate import load
 from foveate.adapters import describe
 from foveate.fitting.evaluating import evaluate
@@ -98,19 +97,6 @@ def one(what: str, kind: str, seed: int, data: Path, out: Path) -> dict[str, Any
         "parameters": sum(p.numel() for p in load(str(where)).model.parameters()),
         "epochs": recipe.epochs, "minutes": done.seconds / 60, "threads": torch.get_num_threads(),
     }  # fmt: skip
-
-
-def told() -> Callable[[str, float, str], None]:
-    """A line whenever the epoch changes."""
-    seen = set()
-
-    def progress(stage: str, share: float, text: str) -> None:
-        epoch = text.partition(",")[0]
-        if epoch not in seen:
-            seen.add(epoch)
-            say(f"{share:.0%} {text}")
-
-    return progress
 
 
 if __name__ == "__main__":
