@@ -2,7 +2,7 @@
 
     FOVEATE_DATA=... foveate train recipes/camvid_vit.py
 
-Windows of 336 pixels: 441 tokens. Beside the ViTTM of `camvid_vittm.py`: docs/vittm.md.
+Windows of 336 pixels: 441 tokens. Beside the ViTTM of `camvid_vittm.py`: docs/benchmarks.md.
 """
 
 import os

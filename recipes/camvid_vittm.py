@@ -2,7 +2,7 @@
 
     FOVEATE_DATA=... foveate train recipes/camvid_vittm.py
 
-Windows of 336 pixels: 144 process and 144 memory tokens. Beside the ViT of `camvid_vit.py`: docs/vittm.md.
+Windows of 336 pixels: 144 process and 144 memory tokens. Beside the ViT of `camvid_vit.py`: docs/benchmarks.md.
 """
 
 import os

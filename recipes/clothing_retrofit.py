@@ -4,7 +4,7 @@
 
 Blocks come from the ViT's ImageNet weights, embeddings are resized, reads and writes start anew. The streams keep their
 scale (norm="pre"), so that before anything is read the blocks see what they were trained on. What came of it, beside
-the ViT itself and other ways to fewer tokens: docs/vittm.md.
+the ViT itself and other ways to fewer tokens: docs/benchmarks.md.
 """
 
 import os

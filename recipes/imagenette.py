@@ -2,15 +2,15 @@
 
     FOVEATE_DATA=... foveate train recipes/imagenette.py
 
-196 tokens of 8 pixels, as many as a ViT/16 has at 224; six blocks of width 96, so that two cores do. What else was
-trained by it, and what came of it: docs/vittm.md.
+64 tokens of 14 pixels, as many as a ViT/28 has at 224; six blocks of width 96, so that two cores do. What else was
+trained by it, and what came of it: docs/benchmarks.md.
 """
 
 from foveate.train import Augment, Classify, Recipe
 
 recipe = Recipe(
     model="vit_tiny_patch16_224",
-    options={"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
+    options={"patch_size": 14, "embed_dim": 96, "depth": 6, "num_heads": 3},
     data="$FOVEATE_DATA/imagenette10/imagenette10_112.zip",
     task=Classify(smoothing=0.1),
     image_size=112,
