@@ -1,5 +1,6 @@
 """ViTTM against its specification: shapes, counts, formulas of the heads, and what is and is not used."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -311,3 +312,30 @@ def test_merged_process_tokens_are_written_as_often_as_they_count():
 def test_what_no_formula_covers_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         adapt(small(**options))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_deployed_it_answers_as_it_did(runtime, tmp_path, photos):
+    """Dense and reduced: the exported folder against torch, then through the command line."""
+    import json
+
+    from typer.testing import CliRunner
+
+    import foveate
+    from foveate.adapters.load import model_ref
+    from foveate.cli import app
+    from foveate.preprocess import Preprocess, read_image
+
+    model, preprocess = small(), Preprocess(size=(64, 64))
+    x = np.stack([preprocess(read_image(p)) for p in photos])
+    for name, steps in (("dense", ()), ("reduced", (Step(block=1, method="tome", tokens=9),))):
+        plan = foveate.Plan(
+            model=model_ref(model), steps=steps, runtime=runtime, precision="fp32", batch=1, threads=1
+        )  # fmt: skip
+        folder = foveate.export(model, plan, tmp_path / name, preprocess=preprocess)
+        with torch.no_grad():
+            wanted = adapt(model, steps).eval()(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(foveate.open(folder)(x), wanted, atol=1e-4, rtol=1e-4)
+        ran = CliRunner().invoke(app, ["run", str(folder), str(photos[0]), "--json"], catch_exceptions=False)
+        best = json.loads(ran.stdout)["images"][0]["top"][0]
+        assert best[0] == f"class {wanted[0].argmax()}"
