@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.reports import compare_results, write_folder
+from support.reports import compare_results, write_folder, write_masks_page
 
 from foveate.report import write_comparison, write_report
 
@@ -42,6 +42,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "fit": write_report(write_folder(root / "fit")),
         "dense": write_report(write_folder(root / "dense", faster=False, labels=False)),
         "compare": write_comparison(compare_results(), root / "compare.html", title="Methods compared"),
+        "masks": write_masks_page(root / "masks.html"),
     }
 
 
@@ -111,7 +112,8 @@ return [...document.querySelectorAll('[data-figure]')].map((f) => {
     [
         ("fit", {"curve", "tried"}, 390, "light"), ("fit", {"curve", "tried"}, 390, "dark"),
         ("fit", {"curve", "tried"}, 1440, "light"), ("fit", {"curve", "tried"}, 1440, "dark"),
-        ("dense", {"curve", "tried"}, 390, "dark"), ("dense", {"curve", "tried"}, 1440, "light"),
+        ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
+        ("masks", set(), 390, "dark"), ("masks", set(), 1440, "light"),
         ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
     ],
 )  # fmt: skip

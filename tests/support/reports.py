@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from foveate.plans import ModelRef, Plan, Step
+from foveate.report.masks import laid_over, pane, write_masks
 from foveate.result import Result, write_results
 
 GRID = (14, 14)
@@ -178,3 +179,17 @@ def compare_results() -> list[Result]:
             add("agreement", 0.98 - 0.015 * (k + 1) * (i + 0.3), "share", 0.01)
             add("kl", 0.018 * (k + 1) * 2.6**i, "nats", 0.004)
     return rows
+
+
+def write_masks_page(path: Path) -> Path:
+    """Three photographs with the masks of 12 classes, one of which never occurs."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(3):
+        image, truth = photo(i), np.kron(rng.integers(0, 11, (7, 7)), np.ones((32, 32), int)).astype(np.uint8)
+        truth[200:] = 255
+        views = (("photograph", image), ("true", laid_over(image, truth, 12)), ("found", laid_over(image, truth, 12)))
+        rows.append([pane(f"a-rather-long-name-of-a-photograph-{i}.jpg", caption, view) for caption, view in views])
+    result = Result(
+        name="mIoU", value=61.97, unit="%", low=47.9, high=64.6, level=0.95, n=3, tags={"target": "runs/camvid"}
+    )  # fmt: skip
+    return write_masks(path, result, [*rng.random(11).tolist(), float("nan")], rows)
