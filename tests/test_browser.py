@@ -112,9 +112,9 @@ return [...document.querySelectorAll('[data-figure]')].map((f) => {
     [
         ("fit", {"curve", "tried"}, 390, "light"), ("fit", {"curve", "tried"}, 390, "dark"),
         ("fit", {"curve", "tried"}, 1440, "light"), ("fit", {"curve", "tried"}, 1440, "dark"),
+        ("dense", {"curve", "tried"}, 390, "dark"), ("dense", {"curve", "tried"}, 1440, "light"),
         ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
         ("masks", set(), 390, "dark"), ("masks", set(), 1440, "light"),
-        ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
     ],
 )  # fmt: skip
 def test_a_page_looks_right(browser, pages, name, plots, width, theme):
