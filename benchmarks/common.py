@@ -4,19 +4,23 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from foveate.adapters import adapt, describe
 from foveate.adapters.load import Loaded
+from foveate.errors import InputError
 from foveate.files import write_text
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads, device_facts
 from foveate.hardware.timer import speedup
+from foveate.runtimes import RUNTIMES
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,6 +57,40 @@ def against(bench: Bench, base: NDArray[np.float64], other: NDArray[np.float64],
         "latency_ratio": 1 / s.value, "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": macs_ratio,
         "over_macs": 1 / s.value / macs_ratio, "pairs": len(other), "versions": bench.worker.facts(),
     }  # fmt: skip
+
+
+def cells(runtimes: Sequence[str] | None, batches: Sequence[int]) -> Iterator[tuple[str, str, int]]:
+    """(runtime, precision, batch) of all that can run here; what cannot is said, with its reason."""
+    for runtime in runtimes or RUNTIMES:
+        for precision in ("fp32", "bf16"):
+            if reason := RUNTIMES[runtime].why_not(precision):
+                say(f"{runtime} {precision}: {reason}")
+                continue
+            for batch in batches:
+                yield runtime, precision, batch
+
+
+def contest(
+    sheet: "Sheet", size: str, vit: Loaded, models: dict[str, nn.Module], runtime: str, precision: str, batch: int,
+    rounds: int,
+) -> None:  # fmt: skip
+    """A row for each of `models` against `vit`, all taking turns in one process; nothing where the rows are there."""
+    keys = {kind: f"{size} {runtime} {precision} b{batch} {kind}" for kind in models}
+    if all(k in sheet.value["rows"] for k in keys.values()):
+        return
+    macs = lambda m: (f := describe(m)).macs(f.cut(()))
+    try:
+        with beside_dense(vit, runtime, precision, batch) as bench:
+            for kind, model in models.items():
+                bench.add(kind, module=adapt(model).eval())
+            labels = ["dense", *models]
+            bench.time(labels, 3, warmup=1)
+            base, *others = bench.time(labels, min(rounds, bench.rounds_for("dense", seconds=12.0, least=12)))
+            for (kind, model), other in zip(models.items(), others, strict=True):
+                row = {"size": size, "kind": kind, **against(bench, base, other, macs(model) / macs(vit.model))}
+                sheet.row(keys[kind], lambda row=row: row)
+    except (InputError, RuntimeError) as e:
+        say(f"{size} {runtime} {precision} batch {batch} failed: {e}")
 
 
 class Sheet:

@@ -8,7 +8,7 @@ in a process of its own, dense and reduced interleaved inside it.
 import argparse
 from typing import Any
 
-from benchmarks.common import Sheet, against, beside_dense, say
+from benchmarks.common import Sheet, against, beside_dense, cells, say
 from foveate.adapters import describe
 from foveate.adapters.load import load
 from foveate.errors import InputError
@@ -17,7 +17,6 @@ from foveate.hardware.device import default_threads
 from foveate.planning import plan_candidates
 from foveate.plans import Step
 from foveate.profiling import profile
-from foveate.runtimes import RUNTIMES
 from foveate.schedule import Schedule
 
 MODELS = ("deit_small_patch16_224", "vit_base_patch16_224")
@@ -57,16 +56,11 @@ def main() -> None:
     sheet = Sheet("latency_ratio", fresh=a.fresh, pairs=a.pairs, threads=default_threads(), weights="random")
     for name in a.model or MODELS:
         loaded = load(name, random_weights=True)
-        for runtime in a.runtime or RUNTIMES:
-            for precision in ("fp32", "bf16"):
-                for batch in a.batch or (1, 8):
-                    if reason := RUNTIMES[runtime].why_not(precision):
-                        say(f"{runtime} {precision}: {reason}")
-                        continue
-                    try:
-                        one(sheet, name, loaded, runtime, precision, batch, a.pairs, planner=not a.no_planner)
-                    except (InputError, RuntimeError) as e:
-                        say(f"{name} {runtime} {precision} batch {batch} failed: {e}")
+        for runtime, precision, batch in cells(a.runtime, a.batch or (1, 8)):
+            try:
+                one(sheet, name, loaded, runtime, precision, batch, a.pairs, planner=not a.no_planner)
+            except (InputError, RuntimeError) as e:
+                say(f"{name} {runtime} {precision} batch {batch} failed: {e}")
 
 
 def one(

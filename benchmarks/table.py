@@ -179,7 +179,7 @@ def masks(speed: dict[str, Any] | None, quality: dict[str, Any] | None) -> str:
         rows = [
             [
                 f"ViT-{r['size'].title()}", f"{r['runtime']} {r['precision']}", r["kind"],
-                f"{r['fps_ratio']:.2f} [{1 / r['high']:.2f}, {1 / r['low']:.2f}]", f"{r['macs_ratio']:.3f}",
+                f"{1 / r['latency_ratio']:.2f} [{1 / r['high']:.2f}, {1 / r['low']:.2f}]", f"{r['macs_ratio']:.3f}",
             ]
             for r in speed["rows"].values()
         ]  # fmt: skip

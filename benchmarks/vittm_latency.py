@@ -11,12 +11,9 @@ import timm
 import torch
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
-from benchmarks.common import Sheet, against, beside_dense, say
-from foveate.adapters import adapt, describe
+from benchmarks.common import Sheet, cells, contest
 from foveate.adapters.load import load
-from foveate.errors import InputError
 from foveate.hardware.device import default_threads
-from foveate.runtimes import RUNTIMES
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ViT, patch 28": ("vit_{}_patch16_224", {"patch_size": 28}),
@@ -40,38 +37,8 @@ def main() -> None:
         models = {
             kind: timm.create_model(name.format(size), **options).eval() for kind, (name, options) in OTHERS.items()
         }
-        for runtime in a.runtime or RUNTIMES:
-            for precision in ("fp32", "bf16"):
-                for batch in a.batch or (1, 8):
-                    if reason := RUNTIMES[runtime].why_not(precision):
-                        say(f"{runtime} {precision}: {reason}")
-                        continue
-                    keys = {kind: f"{size} {runtime} {precision} b{batch} {kind}" for kind in OTHERS}
-                    if all(k in sheet.value["rows"] for k in keys.values()):
-                        continue
-                    try:
-                        found = measured(vit, models, runtime, precision, batch, a.rounds)
-                    except (InputError, RuntimeError) as e:
-                        say(f"{size} {runtime} {precision} batch {batch} failed: {e}")
-                        continue
-                    for kind, row in found.items():
-                        sheet.row(keys[kind], lambda row=row, size=size: {"size": size, **row})
-
-
-def measured(
-    vit: Any, models: dict[str, Any], runtime: str, precision: str, batch: int, rounds: int
-) -> dict[str, dict[str, Any]]:
-    macs = lambda m: (f := describe(m)).macs(f.cut(()))
-    with beside_dense(vit, runtime, precision, batch) as bench:
-        for kind, model in models.items():
-            bench.add(kind, module=adapt(model).eval())
-        labels = ["dense", *models]
-        bench.time(labels, 3, warmup=1)
-        ms = bench.time(labels, min(rounds, bench.rounds_for("dense", seconds=12.0, least=12)))
-        return {
-            kind: {"kind": kind, **against(bench, ms[0], other, macs(models[kind]) / macs(vit.model))}
-            for kind, other in zip(models, ms[1:], strict=True)
-        }
+        for runtime, precision, batch in cells(a.runtime, a.batch or (1, 8)):
+            contest(sheet, size, vit, models, runtime, precision, batch, a.rounds)
 
 
 if __name__ == "__main__":

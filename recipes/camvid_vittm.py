@@ -6,11 +6,12 @@ Windows of 336 pixels: 144 process and 144 memory tokens. Beside the ViT of `cam
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from foveate import load
 from foveate.models.vittm import retrofit
-from foveate.train import Augment, Recipe, Segment
+from foveate.train import load_recipe
 
 WEIGHTS = "$FOVEATE_DATA/weights/vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
 
@@ -23,20 +24,7 @@ def from_vit(model: Any) -> None:
     model.backbone.load_state_dict(made.state_dict())
 
 
-recipe = Recipe(
-    model="segmenter_vittm_tiny_patch28_504",
-    options={"norm": "pre"},
-    start=from_vit,
-    data="$FOVEATE_DATA/camvid11/camvid11_480x360.zip",
-    task=Segment(classes=11),
-    image_size=336,
-    epochs=30,
-    batch=8,
-    lr=5e-4,
-    layer_decay=None,
-    warmup_epochs=1,
-    weight_decay=0.05,
-    ema=0.99,
-    validate_every=5,
-    augment=Augment(zoom=(0.75, 1.75), color_jitter=0.3),
+# Head, data and schedule are those of the ViT, so that only the backbone differs.
+recipe = load_recipe(Path(__file__).with_name("camvid_vit.py")).model_copy(
+    update={"model": "segmenter_vittm_tiny_patch28_504", "options": {"norm": "pre"}, "start": from_vit}
 )

@@ -5,8 +5,9 @@ The number is the window's side in pixels, which `img_size` changes; all of a wi
 
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 
+from foveate.models.registering import register
 from foveate.models.segmenter.model import Segmenter
 
 SIZES = ("tiny", "small", "base")
@@ -39,15 +40,4 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _entry(name: str) -> Any:
-    def create(pretrained: bool = False, **kwargs: Any) -> Segmenter:
-        options: dict[str, Any] = NAMES[name] | kwargs
-        return build_model_with_cfg(Segmenter, name, pretrained, **options)
-
-    create.__name__, create.__qualname__ = name, name
-    create.__doc__ = f"Segmenter on {NAMES[name]['backbone']}; no published weights."
-    return register_model(create)
-
-
-for _name in NAMES:
-    globals()[_name] = _entry(_name)
+register(__name__, Segmenter, NAMES, "Segmenter: no published weights.")

@@ -4,10 +4,9 @@ patch28: both streams at 28 pixels, as published for small and base. patch32_mem
 tokens of 16, which the authors tried before. Tiny and large are theirs too, without published training.
 """
 
-from typing import Any
+from timm.models import generate_default_cfgs
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-
+from foveate.models.registering import register
 from foveate.models.vittm.model import ViTTM
 
 SIZES: dict[str, dict[str, int]] = {
@@ -20,7 +19,7 @@ PATCHES: dict[str, dict[str, int]] = {
     "patch28": {"patch_size": 28},
     "patch32_mem16": {"patch_size": 32, "memory_patch_size": 16},
 }
-NAMES = {f"vittm_{size}_{patch}_224": (size, patch) for size in SIZES for patch in PATCHES}
+NAMES = {f"vittm_{s}_{p}_224": size | patch for s, size in SIZES.items() for p, patch in PATCHES.items()}
 
 default_cfgs = generate_default_cfgs(
     {
@@ -36,17 +35,4 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _entry(name: str) -> Any:
-    size, patch = NAMES[name]
-
-    def create(pretrained: bool = False, **kwargs: Any) -> ViTTM:
-        options: dict[str, Any] = SIZES[size] | PATCHES[patch] | kwargs
-        return build_model_with_cfg(ViTTM, name, pretrained, **options)
-
-    create.__name__, create.__qualname__ = name, name
-    create.__doc__ = f"ViTTM {size}, {patch}: published without weights of ours."
-    return register_model(create)
-
-
-for _name in NAMES:
-    globals()[_name] = _entry(_name)
+register(__name__, ViTTM, NAMES, "ViTTM: published without weights that could be tried here.")
