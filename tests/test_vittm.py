@@ -211,6 +211,18 @@ def test_timm_knows_it_and_its_classifiers():
     assert len(timm.list_models("vittm_*")) == 8
 
 
+def test_learning_rates_decay_from_the_last_block_to_the_embeddings():
+    from timm.optim import create_optimizer_v2
+
+    model = small()
+    made = create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    scale = {names[id(p)]: group["lr_scale"] for group in made.param_groups for p in group["params"]}
+    assert len(scale) == len(names)
+    assert scale["process_embed.proj.weight"] == scale["memory_pos_embed"] < scale["blocks.0.attn.qkv.weight"]
+    assert scale["read.0.q.weight"] == scale["blocks.0.attn.qkv.weight"] == scale["blocks.2.attn.qkv.weight"] / 4
+
+
 def test_checkpointing_changes_no_gradient():
     grads = []
     for enable in (False, True):

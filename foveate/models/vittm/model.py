@@ -334,7 +334,7 @@ class ViTTM(nn.Module):
         return {"process_pos_embed", "memory_pos_embed"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        ends = r"^(process|memory)_(pos_embed|embed)"
+        ends = r"^(?:process|memory)_(?:pos_embed|embed)"
         layer = r"^(?:blocks|read|write|read_norm|write_norm|read_fusion|write_fusion|memory_mlp)\.(\d+)"
         return {"stem": ends, "blocks": [(layer, None), (r"^process_norm|^fc_norm", (99999,))]}
 
