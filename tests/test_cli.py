@@ -107,18 +107,18 @@ def test_so_it_is_in_a_process_of_its_own(tmp_path):
     refused(foveate("fit", "no_such_vit", "--out", tmp_path / "out"), "no_such_vit")
 
 
-def test_bad_weights_are_named(tmp_path):
+def test_bad_weights_are_named(tmp_path, here):
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 40)
-    refused(foveate("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "broken.safetensors"), "broken.safetensors")
-    refused(foveate("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "none.safetensors"), "none.safetensors")
+    refused(here("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "broken.safetensors"), "broken.safetensors")
+    refused(here("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "none.safetensors"), "none.safetensors")
 
 
-def test_output_in_the_way_is_refused_before_any_work(tmp_path):
+def test_output_in_the_way_is_refused_before_any_work(tmp_path, here):
     (tmp_path / "file").write_text("mine")
-    refused(foveate("fit", "--out", tmp_path / "file"), "file")
+    refused(here("fit", "--out", tmp_path / "file"), "file")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
-    refused(foveate("fit", "--out", tmp_path / "folder"), "folder")
+    refused(here("fit", "--out", tmp_path / "folder"), "folder")
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
 
 

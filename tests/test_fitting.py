@@ -72,8 +72,9 @@ def a_damaged_folder_is_one_error(fitted, photos, tmp_path):
         foveate.open(damaged)
 
 
-def test_a_fit_from_end_to_end(tmp_path, photos, subtests):
+def test_a_fit_from_end_to_end(tmp_path, photos, subtests, monkeypatch):
     """One test for one fit: a shared fixture would be made in every process of pytest-xdist."""
+    monkeypatch.setattr("foveate.fitting.job.SHORTLIST", 3)  # each plan built takes five seconds
     (tmp_path / "fit").mkdir()
     fitted = foveate.fit(out=tmp_path / "fit" / "out", budget=Budget(max_drop=30), **QUICK)
     for check in (
