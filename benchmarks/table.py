@@ -231,8 +231,9 @@ def render() -> str:
         parts.append(vittm(sheet))
     if sheet := read("vittm_accuracy"):
         parts.append(memory_worth(sheet))
-    if (speed := read("segmentation_speed")) or read("camvid"):
-        parts.append(masks(speed, read("camvid")))
+    speed, quality = read("segmentation_speed"), read("camvid")
+    if speed or quality:
+        parts.append(masks(speed, quality))
     return "\n".join(parts)
 
 

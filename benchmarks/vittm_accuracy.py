@@ -89,12 +89,13 @@ def one(what: str, kind: str, seed: int, data: Path, out: Path) -> dict[str, Any
     where = out / f"{what}-{kind.replace('/', '-').replace(' ', '-')}-{seed}"
     done = train(recipe, where, resumed=(where / "last.pt").exists(), progress=told())
     judged = evaluate(where, data=data / test)
-    facts = describe(load(str(where)).model)
+    model = load(str(where)).model
+    facts = describe(model)
     return {
         "what": what, "kind": kind, "seed": seed, "best_validation": done.best_score, "last": done.last,
         "top1": judged.value, "low": judged.low, "high": judged.high, "images": judged.n, "data": test,
         "gmacs": facts.macs(facts.cut(())) / 1e9, "tokens": facts.tokens, "memory": facts.memory,
-        "parameters": sum(p.numel() for p in load(str(where)).model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "epochs": recipe.epochs, "minutes": done.seconds / 60, "threads": torch.get_num_threads(),
     }  # fmt: skip
 

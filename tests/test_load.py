@@ -12,8 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from foveate.adapters import load as module
 from foveate.adapters import weights as weights_module
+from foveate.adapters.card import Card
 from foveate.adapters.load import BUNDLED, BUNDLED_CLASSES, BUNDLED_FILE, load, model_ref, sha256_of
 from foveate.errors import InputError, NotAvailable
+from foveate.preprocess import Preprocess
 
 NAME = "vit_tiny_patch16_224"
 SMALL = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -308,3 +310,43 @@ def test_the_real_checkpoint_loads_strictly(data_root):
         logits = loaded.model(torch.from_numpy(loaded.preprocess(photo))[None])[0]
     best = [loaded.classes[i] for i in logits.topk(5).indices]
     assert any("truck" in name or "pickup" in name for name in best)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder as training leaves it."""
+    options = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=2, img_size=32, **options)
+    pixels = Preprocess(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    card = Card(
+        model="vit_tiny_patch16_224", options=options, classes=("cat", "dog"), image_size=32, preprocess=pixels,
+        recipe="abc", epoch=3, scores={"top-1": 90.0},
+    )  # fmt: skip
+    save_file(model.state_dict(), Card.files(tmp_path).weights)
+    card.write(tmp_path)
+    return tmp_path, model, card
+
+
+def test_a_run_brings_weights_preprocessing_and_names(trained):
+    folder, model, card = trained
+    found = load(str(folder))
+    assert found.classes == ("cat", "dog") and found.preprocess == card.preprocess and found.ref.weights == "file"
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found.model(x), model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: "{", "best.json is damaged: it: Invalid JSON"),
+        (lambda card: card.replace('"epoch"', '"age"'), "best.json is damaged: epoch: Field required"),
+        (lambda card: card.replace('"schema_version":1', '"schema_version":2'), "damaged: schema_version"),
+        (lambda card: card.replace('"vit_tiny_patch16_224"', "null"), "made the model in Python"),
+        (lambda card: card.replace('["cat","dog"]', "3"), "head.weight"),
+    ],
+)
+def test_what_is_wrong_with_a_card_is_said(trained, change, message):
+    folder, _, card = trained
+    Card.files(folder).card.write_text(change(card.model_dump_json()))
+    with pytest.raises(InputError, match=message):
+        load(str(folder))

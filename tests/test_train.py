@@ -18,7 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from foveate.errors import InputError, NotAvailable
 from foveate.train import Augment, Classify, Distil, MatchTokens, Recipe, load_recipe, train
-from foveate.train.data import Samples, find_split, order, seeded, share
+from foveate.train.data import Samples, order, seeded, share
+from foveate.train.examples import find_split
 from foveate.train.recipe import changed
 from foveate.train.tasks import outputs
 

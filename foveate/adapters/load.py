@@ -1,7 +1,6 @@
 """From a name to a model: the bundled classifier, timm's hub, a file of weights, or random weights for latency work."""
 
 import difflib
-import json
 import socket
 import sys
 import urllib.parse
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.adapters import describe
+from foveate.adapters.card import Card
 from foveate.adapters.weights import check_finite, filled, first_line, read_weights
 from foveate.adapters.weights import sha256_of as sha256_of
 from foveate.errors import InputError, NotAvailable
-from foveate.files import read_text
 from foveate.plans import ModelRef
 from foveate.preprocess import Preprocess
 
@@ -47,40 +46,6 @@ class Loaded:
     preprocess: Preprocess
     classes: tuple[str, ...] | None
     note: str | None = None  # to be shown loudly
-
-
-@dataclass(frozen=True)
-class Run:
-    """What `foveate train` left: the best weights, and beside them what they are."""
-
-    model: str
-    weights: Path
-    options: dict[str, Option]
-    preprocess: Preprocess
-    classes: tuple[str, ...] | None
-
-    @classmethod
-    def open(cls, folder: Path) -> "Run":
-        """
-        Raises:
-            InputError: no finished validation in it, a damaged card, or a model that was made by the recipe's own code.
-        """
-        card, weights = folder / "best.json", folder / "best.safetensors"
-        if not card.is_file() or not weights.is_file():
-            raise InputError(
-                f"{folder} holds neither a fitted model (plan.json) nor a trained one (best.json, best.safetensors)"
-            )
-        try:
-            facts = json.loads(read_text(card))
-            model, classes = facts["model"], facts["classes"]
-            named, count = (None, classes) if isinstance(classes, int) else (tuple(classes), len(classes))
-            options = facts["options"] | {"num_classes": count, "img_size": facts["image_size"]}
-            preprocess = Preprocess.model_validate(facts["preprocess"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise InputError(f"{card} is damaged: {first_line(e)}") from None
-        if model is None:
-            raise InputError(f"{folder}: its recipe made the model in Python; only a model with a name can be loaded")
-        return cls(model, weights, options, preprocess, named)
 
 
 def load(
@@ -110,11 +75,14 @@ def load(
     """
     if weights is not None and random_weights:
         raise InputError("give either a file of weights or --random-weights, not both")
-    run = Run.open(Path(name)) if Path(name).is_dir() else None
-    if run is not None:
+    card = Card.read(folder) if (folder := Path(name)).is_dir() else None
+    if card is not None:
         if weights is not None or random_weights:
-            raise InputError(f"{name} is a training run and has weights; allowed beside it: no other weights")
-        name, weights, kwargs = run.model, run.weights, {**run.options, **kwargs}
+            raise InputError(f"{folder} is a training run and has weights; allowed beside it: no other weights")
+        if card.model is None:
+            raise InputError(f"{folder}: its recipe made the model in Python; only a model with a name can be loaded")
+        name, weights = card.model, Card.files(folder).weights
+        kwargs = {**card.options, "num_classes": card.count, "img_size": card.image_size, **kwargs}
     state = None if weights is None else read_weights(weights, allow_pickle=allow_pickle)
     if state is not None and "num_classes" not in kwargs and (last := [k for k in CLASSIFIERS if k in state]):
         kwargs["num_classes"] = state[last[0]].shape[0]
@@ -137,8 +105,8 @@ def load(
     return Loaded(
         model=model,
         ref=model_ref(model, name, origin, kwargs),
-        preprocess=_preprocess(name, model) if run is None else run.preprocess,
-        classes=_classes(name, model) if run is None else run.classes,
+        preprocess=_preprocess(name, model) if card is None else card.preprocess,
+        classes=_classes(name, model) if card is None else None if isinstance(card.classes, int) else card.classes,
         note=RANDOM_NOTE if random_weights else None,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.evaluate.sources import Read, Source, open_source
+from foveate.evaluate.sources import Named, Read, open_source
 from foveate.preprocess import SUFFIXES, decode_image
 
 VOID = 255
@@ -24,22 +24,13 @@ Pair = tuple[Image.Image, np.ndarray]  # RGB, and uint8 (h w): classes, or VOID
 
 
 @dataclass(frozen=True)
-class Masked:
-    """Names of photographs and of their masks. Nothing is decoded until it is needed."""
+class Masked(Named):
+    """Photographs with a mask each."""
 
-    source: Source
-    names: tuple[str, ...]
     masks: tuple[str, ...]
     count: int  # of classes
     first: int  # the label of class 0
-    skipped: int = 0  # photographs without a mask
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def shown(self) -> str:
-        return self.source.shown
+    without: int = 0  # photographs left out, since they have no mask
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], Pair]]:
@@ -49,8 +40,8 @@ class Masked:
             yield lambda index: self._pair(read, index)
 
     def _pair(self, read: Read, index: int) -> Pair:
-        name, shown = self.names[index], f"{self.source.shown}/{self.masks[index]}"
-        image = decode_image(read(name), f"{self.source.shown}/{name}")
+        name, shown = self.names[index], f"{self.shown}/{self.masks[index]}"
+        image = decode_image(read(name), f"{self.shown}/{name}")
         mask = decode_mask(read(self.masks[index]), shown, classes=self.count, first=self.first)
         if mask.shape != (image.height, image.width):
             raise InputError(

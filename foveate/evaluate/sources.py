@@ -1,16 +1,20 @@
-"""Where photographs lie: a folder or a .zip, read alike and never unpacked."""
+"""Where photographs lie: a folder, a .zip or .tar files, read alike and never unpacked."""
 
 import os
+import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from foveate.errors import InputError
 from foveate.preprocess import MAX_FILE_BYTES
 
 Read = Callable[[str], bytes]
+TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")  # what people call their splits
 
 
 class Source(ABC):
@@ -96,6 +100,57 @@ class Zip(Source):
             return zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as e:
             raise InputError(f"{self.path} cannot be read as a .zip: {e}") from None
+
+
+class Tars(Source):
+    """Uncompressed .tar files; a name is FILE.tar/member."""
+
+    def __init__(self, root: Path, files: tuple[Path, ...]) -> None:
+        self.files, self.shown = {path.name: path for path in files}, str(root)
+
+    @cached_property
+    def places(self) -> dict[str, tuple[str, int, int]]:
+        """{name: (file, first byte, bytes)}."""
+        found = {}
+        for file, path in self.files.items():
+            try:
+                with tarfile.open(path, "r:") as archive:
+                    for member in archive:
+                        if member.isfile():
+                            found[f"{file}/{member.name}"] = (file, member.offset_data, member.size)
+            except (tarfile.TarError, OSError) as e:
+                raise InputError(f"{path} cannot be read as an uncompressed .tar: {e}") from None
+        return found
+
+    def names(self) -> list[str]:
+        return sorted(filter(_shown, self.places))
+
+    @contextmanager
+    def reader(self) -> Iterator[Read]:
+        with ExitStack() as stack:
+            open_files = {file: stack.enter_context(path.open("rb")).fileno() for file, path in self.files.items()}
+
+            def read(name: str) -> bytes:
+                file, first, size = self.places[name]
+                _check_bytes(f"{self.shown}/{name}", size)
+                return os.pread(open_files[file], size, first)  # seeks nothing that another thread could move
+
+            yield read
+
+
+@dataclass(frozen=True)
+class Named:
+    """Photographs of a source, by their names. Nothing is decoded until it is needed."""
+
+    source: Source
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def shown(self) -> str:
+        return self.source.shown
 
 
 def open_source(path: Path) -> Source:

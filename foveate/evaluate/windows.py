@@ -30,13 +30,13 @@ def slide(run: Run, image: Tensor, window: int, stride: int) -> Tensor:
     high, wide = image.shape[-2:]
     if min(high, wide) < window:
         raise InputError(f"an image of {high} x {wide} is smaller than the window of {window}")
-    total, seen = None, torch.zeros(high, wide, device=image.device)
+    total, seen = None, torch.zeros(high, wide)
     for top in starts(high, window, stride):
         for left in starts(wide, window, stride):
             part = slice(top, top + window), slice(left, left + window)
             logits = run(image[None, :, *part])[0].float()
-            if total is None:
-                total = torch.zeros(len(logits), high, wide, device=logits.device)
+            if total is None:  # where the model answers, which may be an accelerator
+                total, seen = logits.new_zeros(len(logits), high, wide), seen.to(logits.device)
             total[:, *part] += logits
             seen[part] += 1
     assert total is not None

@@ -56,7 +56,8 @@ class Bench:
         self.calibration = calibration if precision == "int8" else None
         self.builds: dict[str, Build] = {}
         self.worker = Worker(runtime, threads)
-        self._seed = seed
+        self._inputs: dict[tuple[int, int, int], np.ndarray] = {}
+        self._noise, self._seed = np.random.default_rng(seed), seed
 
     def __enter__(self) -> "Bench":
         self.worker.__enter__()
@@ -92,7 +93,7 @@ class Bench:
     def time(self, labels: Sequence[str], rounds: int, warmup: int = 3) -> np.ndarray:
         """Interleaved latencies [labels, rounds] in ms; they are added to the builds' own."""
         self._seed += 1
-        inputs = [self._noise(self.builds[label].image) for label in labels]
+        inputs = [self._input(self.builds[label].image) for label in labels]
         ms = self.worker.time(list(labels), inputs, rounds=rounds, warmup=warmup, seed=self._seed)
         for label, row in zip(labels, ms, strict=True):
             self.builds[label].latencies_ms.extend(map(float, row))
@@ -108,8 +109,10 @@ class Bench:
         """How many rounds of `label` fit into `seconds`, by what it took so far."""
         return int(np.clip(seconds * 1e3 / self.builds[label].latency_ms, least, most))
 
-    def _noise(self, image: tuple[int, int, int]) -> np.ndarray:
-        return np.random.default_rng(0).standard_normal((self.batch, *image), dtype=np.float32)
+    def _input(self, image: tuple[int, int, int]) -> np.ndarray:
+        if image not in self._inputs:
+            self._inputs[image] = self._noise.standard_normal((self.batch, *image), dtype=np.float32)
+        return self._inputs[image]
 
     def logits(self, label: str, images: np.ndarray) -> np.ndarray:
         """What the built file answers: float32 [S classes]."""

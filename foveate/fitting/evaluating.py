@@ -1,6 +1,5 @@
 """Top-1 or mIoU of a fitted folder, in its own runtime, or of a model in torch."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from foveate.adapters import describe
@@ -11,11 +10,11 @@ from foveate.evaluate import open_images
 from foveate.evaluate.metrics import accuracy
 from foveate.fitting.bench import answering, photographs
 from foveate.fitting.segmenting import mean_overlap
+from foveate.fitting.stages import Progress
 from foveate.hardware.device import device_facts
 from foveate.result import Result, Tag
 
 TASKS = ("classification", "segmentation")
-Progress = Callable[[str, float, str], None]
 
 
 def evaluate(

@@ -12,12 +12,13 @@ from foveate.artefact import Artefact
 from foveate.errors import InputError
 from foveate.evaluate.iou import Overlap, iou
 from foveate.evaluate.masks import find_masks
+from foveate.evaluate.sources import VAL
 from foveate.evaluate.windows import segment
 from foveate.fitting.bench import answering
+from foveate.fitting.stages import Progress
 from foveate.report.masks import laid_over, pane, write_masks
 from foveate.result import Result
 
-SPLITS = ("val", "validation", "test")
 DRAWN = 6  # photographs in the page
 
 
@@ -27,7 +28,7 @@ def mean_overlap(
     split: str | None,
     limit: int,
     page: str | Path | None,
-    progress: Callable[[str, float, str], None],
+    progress: Progress,
 ) -> Result:
     """Every photograph of the split, the window sliding over it.
 
@@ -41,7 +42,7 @@ def mean_overlap(
     shape = answer(np.zeros((1, 3, *window), np.float32)).shape
     if len(shape) != 4 or shape[2:] != window or window[0] != window[1]:
         raise InputError(f"this model answers an image of {window} with {shape}; segmentation needs masks of its size")
-    pairs = find_masks(data, split, SPLITS, classes=shape[1])
+    pairs = find_masks(data, split, VAL, classes=shape[1])
     run: Callable[[Tensor], Tensor] = lambda x: torch.from_numpy(answer(x.numpy()))
     overlap, rows, count = Overlap(shape[1]), [], min(limit, len(pairs))
     drawn = set(np.linspace(0, count - 1, min(DRAWN, count)).astype(int).tolist()) if page else set()
@@ -56,7 +57,7 @@ def mean_overlap(
                 views = (("photograph", image), ("true", laid_over(image, mask, shape[1])),
                          ("found", laid_over(image, found, shape[1])))  # fmt: skip
                 rows.append([pane(name, caption, view) for caption, view in views])
-    result = overlap.result(tags={"data": str(data), "window": window[0]})
+    result = overlap.result(tags={"data": str(data), "window": window[0], "without_mask": pairs.without})
     if page is not None:
         write_masks(page, result, iou(np.sum(overlap.counts, axis=0)).tolist(), rows)
     return result

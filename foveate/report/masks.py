@@ -1,6 +1,5 @@
 """One page about masks: IoU by class, and colours laid over photographs, found beside true."""
 
-import base64
 import colorsys
 import io
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.files import write_text
+from foveate.report.page import data_uri, render
 from foveate.report.tables import origins
 from foveate.report.words import Table, between, fixed
 from foveate.result import Result
@@ -46,7 +46,7 @@ def pane(name: str, caption: str, image: Image.Image) -> Pane:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=86)
-    return Pane(name, caption, "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return Pane(name, caption, data_uri(buffer.getvalue()))
 
 
 def write_masks(
@@ -64,7 +64,6 @@ def write_masks(
         rows: photographs, each as panes side by side.
     """
     from foveate import __version__
-    from foveate.report.page import render
 
     count = len(by_class)
     colours = [f"rgb({r},{g},{b})" for r, g, b in palette(count).tolist()]

@@ -13,7 +13,7 @@ from foveate import __version__
 from foveate.files import write_text
 from foveate.report import figures, tables
 from foveate.report.overlay import Drawing, draw
-from foveate.report.read import Overlays, Photo, Written, read_folder
+from foveate.report.read import Overlays, Written, read_folder
 from foveate.report.words import fixed, seconds, sentence, tie
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -121,7 +121,7 @@ def _cards(written: Written, overlays: Overlays) -> list[Card]:
                     drawing=d,
                 )
             )
-        card = Card(f"photo-{i}", photo.name, _data_uri(photo), h, w, panels, _guesses(photo.dense),
+        card = Card(f"photo-{i}", photo.name, data_uri(photo.jpeg), h, w, panels, _guesses(photo.dense),
                     _guesses(photo.reduced))  # fmt: skip
         cards.append(card)
     return cards
@@ -131,12 +131,13 @@ def _guesses(top: list[tuple[str | int, float]]) -> list[Guess]:
     return [Guess(str(name), f"{fixed(100 * p)} %", round(100 * min(max(p, 0.0), 1.0), 2)) for name, p in top[:3]]
 
 
-def _data_uri(photo: Photo) -> str:
+def data_uri(picture: bytes) -> str:
+    """A JPEG, PNG or WebP as an address that holds it."""
     from PIL import Image
 
-    with Image.open(BytesIO(photo.jpeg)) as image:
+    with Image.open(BytesIO(picture)) as image:
         kind = KINDS[image.format or "JPEG"]
-    return f"data:{kind};base64,{base64.b64encode(photo.jpeg).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def render(template: str, **values: Any) -> str:

@@ -5,11 +5,9 @@ where a run was broken off changes a pixel.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,55 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from foveate.errors import InputError
-from foveate.evaluate.sources import Source, open_source
-from foveate.preprocess import SUFFIXES, Preprocess, decode_image
-from foveate.train.shards import HUB, HubData, Shards, find_hub, find_shards
+from foveate.preprocess import Preprocess
+from foveate.train.examples import Examples
 
-TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
 Key = tuple[int, int]  # epoch, index
-
-
-class Examples(Protocol):
-    """Photographs with their labels, by index."""
-
-    @property
-    def shown(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def opened(self) -> AbstractContextManager[Callable[[int], tuple[Image.Image, Any]]]:
-        """A function from an index to a photograph and its label, for one process; InputError: it cannot be read."""
-        ...
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Names and classes of what lies in class folders. Nothing is decoded until it is needed."""
-
-    source: Source
-    names: tuple[str, ...]
-    labels: np.ndarray  # int64 [S]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def shown(self) -> str:
-        return self.source.shown
-
-    @contextmanager
-    def opened(self) -> Iterator[Callable[[int], tuple[Image.Image, int]]]:
-        with self.source.reader() as read:
-
-            def example(index: int) -> tuple[Image.Image, int]:
-                name = self.names[index]
-                return decode_image(read(name), f"{self.shown}/{name}"), int(self.labels[index])
-
-            yield example
-
-
-Labelled = Photographs | Shards | HubData
 
 
 class Batch(NamedTuple):
@@ -74,56 +27,6 @@ class Batch(NamedTuple):
     labels: Any  # [B] int64, masks [B h w] int64, or a list of masks
     indices: Tensor  # [B] int64
     bad: tuple[str, ...]  # what could not be read, and was replaced by the photograph after it
-
-
-def find_split(data: str | Path, name: str | None, known: Sequence[str]) -> Photographs:
-    """The photographs of a split, `data`/`name`/CLASS/...: a folder, or a .zip that holds such folders.
-
-    Raises:
-        InputError: no such split, none of the known names, no class folders, or an empty one.
-    """
-    tried = (name,) if name is not None else tuple(known)
-    for split in tried:
-        try:
-            source = open_source(Path(data) / split)
-        except InputError:
-            continue
-        names = [n for n in source.names() if n.lower().endswith(SUFFIXES)]
-        if names:
-            return _classes(source, names)
-    raise InputError(f"{data} has no photographs in {' or '.join(tried)}; allowed: SPLIT/CLASS/photo.jpg")
-
-
-def _classes(source: Source, names: list[str]) -> Photographs:
-    loose = [n for n in names if "/" not in n]
-    if loose:
-        raise InputError(f"{source.shown} holds photographs outside class folders, first {loose[0]}")
-    folders = {n.split("/")[0] for n in source.names() if "/" in n}
-    classes = tuple(sorted({n.split("/")[0] for n in names}))
-    if empty := sorted(folders - set(classes)):
-        raise InputError(f"class folders without photographs in {source.shown}: {', '.join(empty[:5])}")
-    index = {c: i for i, c in enumerate(classes)}
-    labels = np.array([index[n.split("/")[0]] for n in names], dtype=np.int64)
-    return Photographs(source, tuple(names), labels, classes)
-
-
-def find_labelled(data: str, split: str | None, known: Sequence[str]) -> Labelled:
-    """A split of whatever `data` names: class folders, a .zip of them, shards, or a Hugging Face data set.
-
-    Raises:
-        InputError: no such split, or something wrong with it.
-    """
-    if data.startswith(HUB):
-        return find_hub(data, split, known)
-    return find_shards(data, split, known) or find_split(data, split, known)
-
-
-def same_classes(train: Labelled, val: Labelled) -> None:
-    """Raise InputError where the two splits differ in their classes."""
-    if train.classes != val.classes:
-        more = [f"{c} (in {s.shown} alone)" for s, o in ((train, val), (val, train))
-                for c in s.classes if c not in o.classes]  # fmt: skip
-        raise InputError(f"the splits differ in {len(more)} classes: {', '.join(more[:5])}")
 
 
 class Samples(Dataset[tuple[Any, Any, int, str]]):

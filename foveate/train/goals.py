@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from foveate.errors import InputError
 from foveate.evaluate.iou import confusion, mean_iou
 from foveate.evaluate.masks import find_masks
+from foveate.evaluate.sources import TRAIN, VAL
 from foveate.evaluate.windows import segment
 from foveate.preprocess import Preprocess
-from foveate.train.data import TRAIN, VAL, AsTensor, Examples, LabelKept, find_labelled, same_classes, seeded
+from foveate.train.data import AsTensor, LabelKept, seeded
+from foveate.train.examples import Classified, Examples, find_split, same_classes
 from foveate.train.parts import augmented, augmented_masks, mix_of
 from foveate.train.recipe import Recipe
+from foveate.train.shards import HUB, find_hub, find_shards
 from foveate.train.tasks import outputs
 
 Tally = dict[str, Tensor]  # a classifier's counts, which are added over batches and processes
@@ -117,6 +120,17 @@ class Regions(Goal):
 
     def score(self, tally: Tensor) -> float:
         return mean_iou(tally.numpy())
+
+
+def find_labelled(data: str, split: str | None, known: Sequence[str]) -> Classified:
+    """A split of whatever `data` names: class folders, a .zip of them, shards, or a Hugging Face data set.
+
+    Raises:
+        InputError: no such split, or something wrong with it.
+    """
+    if data.startswith(HUB):
+        return find_hub(data, split, known)
+    return find_shards(data, split, known) or find_split(data, split, known)
 
 
 def untouched(image: Any, mask: Any) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.adapters.card import Card
 from foveate.errors import InputError, NotAvailable
 from foveate.train.data import Batch, Samples, loader, order, share
 from foveate.train.goals import goal_of
@@ -146,7 +147,7 @@ class _Run:
         found = found or self.validate()
         return Trained(
             self.out,
-            self.out / "best.safetensors",
+            Card.files(self.out).weights,
             p.best,
             self.goal.figure,
             found,
@@ -215,12 +216,12 @@ class _Run:
             if self.main:
                 model = self.model if self.ema is None else self.ema.module
                 r = self.recipe
-                facts = {
-                    "model": r.model if isinstance(r.model, str) else None, "options": r.options, "epoch": p.epoch,
-                    "classes": self.goal.classes or self.goal.count, "image_size": r.image_size,
-                    "preprocess": self.preprocess.model_dump(mode="json"), "recipe": r.fingerprint(), **found,
-                }  # fmt: skip
-                save_model(self.out, "best", model, facts)
+                card = Card(
+                    model=r.model if isinstance(r.model, str) else None, options=r.options, epoch=p.epoch,
+                    classes=self.goal.classes or self.goal.count, image_size=r.image_size,
+                    preprocess=self.preprocess, recipe=r.fingerprint(), scores=found,
+                )  # fmt: skip
+                save_model(self.out, model, card)
 
     def save(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -7,7 +7,6 @@
 Both are read by index, so that batches are the same ones in the same order as from folders.
 """
 
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,90 +17,45 @@ import numpy as np
 from PIL import Image
 
 from foveate.adapters.load import no_waiting
+from foveate.adapters.weights import first_line
 from foveate.errors import InputError, NotAvailable
+from foveate.evaluate.sources import Tars
 from foveate.preprocess import SUFFIXES, decode_image
+from foveate.train.examples import Photographs
 
 HUB = "hf:"
 Read = Callable[[int], tuple[Image.Image, int]]
 
 
-@dataclass(frozen=True)
-class Shards:
-    """Where every photograph lies in uncompressed .tar files."""
-
-    root: Path
-    files: tuple[Path, ...]
-    places: np.ndarray  # int64 [S 3]: file, first byte, bytes
-    names: tuple[str, ...]
-    labels: np.ndarray  # int64 [S]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def shown(self) -> str:
-        return str(self.root)
-
-    @contextmanager
-    def opened(self) -> Iterator[Read]:
-        files = [path.open("rb") for path in self.files]
-
-        def example(index: int) -> tuple[Image.Image, int]:
-            file, first, size = self.places[index].tolist()
-            files[file].seek(first)
-            return decode_image(files[file].read(size), f"{self.files[file]}/{self.names[index]}"), int(
-                self.labels[index]
-            )
-
-        try:
-            yield example
-        finally:
-            for file in files:
-                file.close()
-
-
-def find_shards(data: str | Path, split: str | None, known: Sequence[str]) -> Shards | None:
-    """The shards SPLIT*.tar of a folder, or None where there are none of that name.
+def find_shards(data: str | Path, split: str | None, known: Sequence[str]) -> Photographs | None:
+    """The photographs of the shards SPLIT*.tar of a folder, or None where there are none of that name.
 
     Raises:
         InputError: a damaged or compressed file, a photograph without a class, a class out of range.
     """
     root = Path(data)
-    if not root.is_dir():
-        return None
     for name in (split,) if split is not None else tuple(known):
         if files := sorted(root.glob(f"{name}*.tar")):
-            return _indexed(root, tuple(files))
+            return _labelled(Tars(root, tuple(files)), root)
     return None
 
 
-def _indexed(root: Path, files: tuple[Path, ...]) -> Shards:
-    places, names, labels = list[tuple[int, int, int]](), list[str](), list[int]()
-    for number, path in enumerate(files):
-        photos, classes = dict[str, tarfile.TarInfo](), dict[str, int]()
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    key, _, kind = member.name.partition(".")
-                    if member.isfile() and f".{kind.lower()}".endswith(SUFFIXES):
-                        photos[key] = member
-                    elif member.isfile() and kind == "cls":
-                        text = archive.extractfile(member).read().decode().strip()  # type: ignore[union-attr]
-                        if not text.isdigit():
-                            raise InputError(f"{path}/{member.name} is {text[:20]!r}; allowed: the number of a class")
-                        classes[key] = int(text)
-        except (tarfile.TarError, OSError, UnicodeDecodeError) as e:
-            raise InputError(f"{path} cannot be read as an uncompressed .tar: {e}") from None
-        if without := [m.name for key, m in photos.items() if key not in classes]:
-            raise InputError(f"{path} has no class for {without[0]}: a .cls file beside it is needed")
-        for key, member in photos.items():
-            places.append((number, member.offset_data, member.size))
-            names.append(member.name)
-            labels.append(classes[key])
+def _labelled(source: Tars, root: Path) -> Photographs:
+    names = [n for n in source.names() if n.lower().endswith(SUFFIXES)]
     if not names:
-        raise InputError(f"{files[0]} holds no photographs; allowed: {' '.join(SUFFIXES)} with a .cls each")
-    return Shards(root, files, np.array(places), tuple(names), np.array(labels), _classes(root, labels))
+        first = next(iter(source.files.values()))
+        raise InputError(f"{first} holds no photographs; allowed: {' '.join(SUFFIXES)} with a .cls each")
+    labels = []
+    with source.reader() as read:
+        for name in names:
+            key = f"{name.rpartition('.')[0]}.cls"
+            if key not in source.places:
+                raise InputError(f"{root} has no class for {name}: a .cls file beside it is needed")
+            text = read(key).decode(errors="replace").strip()
+            if not text.isdigit():
+                raise InputError(f"{root}/{key} is {text[:20]!r}; allowed: the number of a class")
+            labels.append(int(text))
+    return Photographs(source, tuple(names), np.array(labels, dtype=np.int64), _classes(root, labels))
 
 
 def _classes(root: Path, labels: list[int]) -> tuple[str, ...]:
@@ -153,9 +107,9 @@ def find_hub(data: str, split: str | None, known: Sequence[str]) -> HubData:
         with no_waiting():
             found: Any = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
     except ConnectionError as e:
-        raise NotAvailable(f"cannot get {data}: no network, and not in the cache ({_first(e)})") from None
+        raise NotAvailable(f"cannot get {data}: no network, and not in the cache ({first_line(e)})") from None
     except Exception as e:  # datasets passes on whatever its hub, its readers or the file system raise
-        raise InputError(f"cannot open {data}: {_first(e)}") from None
+        raise InputError(f"cannot open {data}: {first_line(e)}") from None
     splits = list(found) if hasattr(found, "keys") else []
     tried = (split,) if split is not None else tuple(known)
     if not (there := [s for s in tried if s in splits]):
@@ -167,7 +121,3 @@ def find_hub(data: str, split: str | None, known: Sequence[str]) -> HubData:
         raise InputError(f"{data} has {len(images)} columns of images and {len(labels)} of classes; allowed: one each")
     rows = rows.cast_column(images[0], datasets.Image(decode=False))
     return HubData(f"{data}/{there[0]}", rows, images[0], labels[0], tuple(rows.features[labels[0]].names))
-
-
-def _first(e: Exception) -> str:
-    return str(e).splitlines()[0][:120] if str(e) else type(e).__name__

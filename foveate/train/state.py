@@ -1,6 +1,5 @@
 """Checkpoints: everything that a run depends on from here, written whole or not at all, and resumed exactly."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from foveate.adapters.card import Card
 from foveate.errors import InputError
-from foveate.files import replacing, write_text
+from foveate.files import replacing
 
 LAST = "last.pt"
 
@@ -68,9 +68,9 @@ def resume(out: Path, fingerprint: str, parts: dict[str, Any]) -> Position:
     return position
 
 
-def save_model(out: Path, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
+def save_model(out: Path, model: nn.Module, card: Card) -> None:
     """Weights as safetensors and, beside them, what they are."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with replacing(out / f"{name}.safetensors") as part:
+    with replacing(Card.files(out).weights) as part:
         save_file(state, part)
-    write_text(out / f"{name}.json", json.dumps(facts, indent=2) + "\n")
+    card.write(out)

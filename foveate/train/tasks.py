@@ -58,8 +58,8 @@ class Segment(Task):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        if classes < 2:
-            raise InputError(f"classes is {classes}; allowed: 2 or more")
+        if not 2 <= classes < VOID:
+            raise InputError(f"classes is {classes}; allowed: 2 to {VOID - 1}")
         self.classes = classes
 
     def extra_repr(self) -> str:
