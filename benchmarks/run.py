@@ -12,7 +12,8 @@ SCRIPTS = [
     ["benchmarks.vittm_latency"],
     ["benchmarks.segmentation_speed"],
 ]
-WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"], ["benchmarks.camvid"]]
+WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"],
+             ["benchmarks.vittm_equal"], ["benchmarks.camvid"]]  # fmt: skip
 
 
 def main() -> None:

@@ -10,6 +10,10 @@ RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
+KINDS = ("ViT/16", "ViT/28", "ViTTM 28/28", "ViTTM 32/16")
+BUILDS = ("eager fp32", "onnxruntime fp32", "openvino bf16")
+
+
 def read(name: str) -> dict[str, Any] | None:
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
@@ -144,17 +148,26 @@ def vittm(sheet: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def memory_worth(sheet: dict[str, Any]) -> str:
+def memory_worth(sheet: dict[str, Any], speed: dict[str, Any] | None) -> str:
     """One table a setting: what each model reaches, what it costs."""
+    sizes = {"scratch": "imagenette", "tuned": "tiny"}  # of benchmarks.vittm_latency
+
+    def share(r: dict[str, Any], build: str) -> str:
+        if r["kind"] == "ViT/16":
+            return "1"
+        kind = {"ViT/28": "ViT, patch 28"}.get(r["kind"], r["kind"])
+        found = None if speed is None else speed["rows"].get(f"{sizes[r['what']]} {build} b1 {kind}")
+        return "-" if found is None else f"{found['latency_ratio']:.3f}"
+
     titles = {
         "scratch": "From scratch on Imagenette (112 pixels, patches half as large, width 96, six blocks)",
         "tuned": "From the real ViT-Tiny on clothing photographs (224 pixels)",
     }
     text = (
         "## What memory is worth\n\n"
-        "One recipe for all four of a table, same data and epochs; token counts are those of 224 pixels. Top-1 of\n"
-        "the best epoch's weights, with Wilson's 95 % interval; one line a seed. For Imagenette the epoch is chosen\n"
-        "on the images it is judged by, for clothing on others.\n"
+        "One recipe for all four of a table, same data and epochs. Top-1 of the best epoch's weights, with Wilson's\n"
+        "95 % interval; one line a seed. For Imagenette the epoch is chosen on the images it is judged by, for\n"
+        "clothing on others. The last columns are shares of ViT/16's latency at batch 1.\n"
     )
     for what, title in titles.items():
         found = [r for r in sheet["rows"].values() if r["what"] == what]
@@ -164,13 +177,38 @@ def memory_worth(sheet: dict[str, Any]) -> str:
             [
                 r["kind"], str(r["seed"]), f"{r['tokens']} + {r['memory']}" if r["memory"] else str(r["tokens"]),
                 f"{r['top1']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", f"{r['gmacs']:.3f}",
-                f"{r['parameters'] / 1e6:.2f}", f"{r['minutes']:.0f}",
+                f"{r['parameters'] / 1e6:.2f}", *(share(r, build) for build in BUILDS),
             ]
-            for r in found
+            for r in sorted(found, key=lambda r: (KINDS.index(r["kind"]), r["seed"]))
         ]  # fmt: skip
-        head = ["model", "seed", "tokens (+ memory)", "top-1, %", "GMACs", "M parameters", "minutes"]
+        head = ["model", "seed", "tokens (+ memory)", "top-1, %", "GMACs", "M parameters", *BUILDS]
         text += f"\n{title}, {found[0]['epochs']} epochs, {found[0]['images']:,} images judged:\n\n" + grid(head, rows)
     return text + "\n" + machine(sheet)
+
+
+def equal(sheet: dict[str, Any]) -> str:
+    rows = [
+        [
+            kind, f"{r['latency_ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
+            f"{r['top1']:.2f} [{r['top1_low']:.2f}, {r['top1_high']:.2f}]", f"{r['gmacs']:.3f}",
+        ]
+        for kind, r in sheet["rows"].items()
+    ]  # fmt: skip
+    about, first = sheet["about"], next(iter(sheet["rows"].values()))
+    deployed = f"{first['runtime']} {first['precision']}"
+    return (
+        "## Memory, larger patches, or pruning?\n\n"
+        f"The fine-tuned models of the table above (seed {about['seed']}), beside the fine-tuned ViT/16, pruned\n"
+        f"without training to the latency of each; plans searched on 96 of {about['planned_on']} validation\n"
+        f"photographs. Every row is what the deployed file ({deployed}, batch 1) answers on the\n"
+        f"{about['images']} test photographs (95 % intervals).\n\n"
+        + grid(["model", "share of ViT/16's latency", "top-1, %", "GMACs"], rows) + "\n" + machine(sheet)
+    )  # fmt: skip
+
+
+def times(r: dict[str, Any]) -> str:
+    """How many times as fast as the dense ViT, with its interval."""
+    return f"{1 / r['latency_ratio']:.2f} [{1 / r['high']:.2f}, {1 / r['low']:.2f}]"
 
 
 def masks(speed: dict[str, Any] | None, quality: dict[str, Any] | None) -> str:
@@ -179,7 +217,7 @@ def masks(speed: dict[str, Any] | None, quality: dict[str, Any] | None) -> str:
         rows = [
             [
                 f"ViT-{r['size'].title()}", f"{r['runtime']} {r['precision']}", r["kind"],
-                f"{1 / r['latency_ratio']:.2f} [{1 / r['high']:.2f}, {1 / r['low']:.2f}]", f"{r['macs_ratio']:.3f}",
+                times(r), f"{r['macs_ratio']:.3f}",
             ]
             for r in speed["rows"].values()
         ]  # fmt: skip
@@ -198,13 +236,24 @@ def masks(speed: dict[str, Any] | None, quality: dict[str, Any] | None) -> str:
                 f"{r['minutes']:.0f}",
             ]
             for r in quality["rows"].values()
+            if "miou" in r
         ]
+        timed = [r for r in quality["rows"].values() if "latency_ratio" in r]
         text += (
             "\nCamVid, 11 classes, backbones from the real ViT-Tiny, the same head and epochs; mean IoU on the "
             f"{next(iter(quality['rows'].values()))['images']} test photographs, sliding\nwindows of 336 pixels, 95 % "
             "interval over photographs:\n\n"
-            + grid(["Segmenter on", "mIoU, %", "GMACs a window", "minutes"], rows) + "\n" + machine(quality)
+            + grid(["Segmenter on", "mIoU, %", "GMACs a window", "minutes"], rows)
         )  # fmt: skip
+        if timed:
+            text += (
+                "\nPhotographs a second of those on ViTTM over those on the ViT (batch 1, interleaved, median, 95 % "
+                "interval):\n\n"
+                + grid(["Segmenter on", "runtime", "FPS ratio", "MAC ratio"], [
+                    [r["kind"], f"{r['runtime']} {r['precision']}", times(r), f"{r['macs_ratio']:.3f}"] for r in timed
+                ])
+            )  # fmt: skip
+        text += "\n" + machine(quality)
     return text
 
 
@@ -230,7 +279,9 @@ def render() -> str:
     if sheet := read("vittm_latency"):
         parts.append(vittm(sheet))
     if sheet := read("vittm_accuracy"):
-        parts.append(memory_worth(sheet))
+        parts.append(memory_worth(sheet, read("vittm_latency")))
+    if sheet := read("vittm_equal"):
+        parts.append(equal(sheet))
     speed, quality = read("segmentation_speed"), read("camvid")
     if speed or quality:
         parts.append(masks(speed, quality))

@@ -55,6 +55,11 @@ def from_vit(weights: Path, options: dict[str, Any], model: nn.Module) -> None:
     model.load_state_dict(vit.state_dict())
 
 
+def folder_of(out: Path, what: str, kind: str, seed: int) -> Path:
+    """Where the run of a row is."""
+    return out / f"{what}-{kind.replace('/', '-').replace(' ', '-')}-{seed}"
+
+
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--fresh", action="store_true")
@@ -86,7 +91,7 @@ def one(what: str, kind: str, seed: int, data: Path, out: Path) -> dict[str, Any
         weights = data / "weights" / "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
         values = values | {"start": partial(from_vit, weights, values["options"])}
     recipe = Recipe(**{name: getattr(base, name) for name in Recipe.model_fields} | values | {"seed": seed})
-    where = out / f"{what}-{kind.replace('/', '-').replace(' ', '-')}-{seed}"
+    where = folder_of(out, what, kind, seed)
     done = train(recipe, where, resumed=(where / "last.pt").exists(), progress=told())
     judged = evaluate(where, data=data / test)
     model = load(str(where)).model

@@ -9,10 +9,12 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from benchmarks.common import Sheet, cells, contest
-from foveate.adapters.load import load
+from benchmarks.vittm_accuracy import SCRATCH
+from foveate.adapters.load import Loaded, load
 from foveate.hardware.device import default_threads
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,20 +27,28 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--fresh", action="store_true")
-    args.add_argument("--size", action="append", help="tiny, small, base")
+    args.add_argument("--size", action="append", help="tiny, small, base, imagenette")
     args.add_argument("--runtime", action="append")
     args.add_argument("--batch", action="append", type=int)
     args.add_argument("--rounds", type=int, default=40)
     a = args.parse_args()
     sheet = Sheet("vittm_latency", fresh=a.fresh, rounds=a.rounds, threads=default_threads(), weights="random")
-    for size in a.size or ("base", "tiny"):
+    for size in a.size or ("base", "tiny", "imagenette"):
         torch.manual_seed(0)
-        vit = load(f"vit_{size}_patch16_224", random_weights=True)
-        models = {
-            kind: timm.create_model(name.format(size), **options).eval() for kind, (name, options) in OTHERS.items()
-        }
+        vit, models = contestants(size)
         for runtime, precision, batch in cells(a.runtime, a.batch or (1, 8)):
             contest(sheet, size, vit, models, runtime, precision, batch, a.rounds)
+
+
+def contestants(size: str) -> tuple[Loaded, dict[str, nn.Module]]:
+    """The ViT and its opponents, with random weights; `imagenette`: the small ones of benchmarks.vittm_accuracy."""
+    if size != "imagenette":
+        made = {kind: timm.create_model(name.format(size), **options) for kind, (name, options) in OTHERS.items()}
+        return load(f"vit_{size}_patch16_224", random_weights=True), {k: m.eval() for k, m in made.items()}
+    small = {kind: timm.create_model(s["model"], img_size=112, **s["options"]) for kind, s in SCRATCH.items()}
+    first = SCRATCH["ViT/16"]
+    vit = load(first["model"], random_weights=True, img_size=112, **first["options"])
+    return vit, {"ViT, patch 28" if k == "ViT/28" else k: m.eval() for k, m in small.items() if k != "ViT/16"}
 
 
 if __name__ == "__main__":
