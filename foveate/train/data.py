@@ -91,8 +91,9 @@ def share(batches: list[list[Key]], part: int, parts: int) -> list[list[Key]]:
 
 def loader(samples: Samples, batches: list[list[Key]], workers: int) -> Iterator[Batch]:
     """Batches in order, decoded by `workers` processes (0: by this one)."""
+    apart = torch.Generator().manual_seed(0)  # a loader draws a seed: from the run's numbers, resuming would shift them
     made: DataLoader[Batch] = DataLoader(
-        samples, batch_sampler=batches, num_workers=workers, collate_fn=collated,
+        samples, batch_sampler=batches, num_workers=workers, collate_fn=collated, generator=apart,
         prefetch_factor=4 if workers else None, worker_init_fn=one_thread if workers else None,
     )  # type: ignore[arg-type]  # fmt: skip
     return iter(made)
