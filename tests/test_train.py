@@ -17,7 +17,8 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from foveate.errors import InputError, NotAvailable
-from foveate.train import Augment, Classify, Distil, MatchTokens, Recipe, load_recipe, train
+from foveate.models.iret import IRET
+from foveate.train import Augment, Classify, Distil, Incremental, MatchTokens, Recipe, load_recipe, train
 from foveate.train.data import Samples, order, seeded, share
 from foveate.train.examples import find_split
 from foveate.train.recipe import changed
@@ -46,6 +47,11 @@ def colours(tmp_path_factory):
 
 def small(classes):
     return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=classes)
+
+
+def incremental(classes):
+    """What an operating point is drawn for at every step, and stochastic depth: resumed, the same numbers are drawn."""
+    return IRET(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=classes, drop_path_rate=0.2)
 
 
 def recipe(data, **more):
@@ -171,20 +177,36 @@ def test_a_teacher_is_listened_to_and_not_changed(colours, tmp_path, task):
     assert all(torch.equal(a, b) for a, b in zip(before, task.teacher.model.parameters(), strict=True))
 
 
+def test_one_model_is_taught_for_every_operating_point(colours, tmp_path):
+    torch.manual_seed(0)
+    done = train(recipe(colours, model=incremental, task=Incremental(least=0.3, warm=0.5), epochs=4), tmp_path / "run")
+    at = lambda what: {step for step, name, _ in losses(done.out) if name == f"loss {what}"}
+    assert at("exit 1") == at("exit 2") == set(range(1, 25))
+    assert at("drawn") == set(range(13, 25))  # after the warm-up
+    assert set(done.last) == {"top-1 label"} and done.best_score > 60
+
+
+def test_shares_become_counts():
+    point = Incremental.point(incremental(3), 0.5, 0.25)
+    assert point.keep == (8, 4) and point.focus == (2, 1)
+    with pytest.raises(InputError, match="least is 0; allowed: above 0 to 1"):
+        Incremental(least=0.0)
+
+
 # Broken off.
 
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_train import recipe
-from foveate.train import train
+from test_train import incremental, recipe
+from foveate.train import Incremental, train
 steps = 0
 def progress(stage, share, text):
     global steps
     steps += 1
     if steps == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-made = recipe({data!r}, epochs=3, ema=0.9, augment={{"mixup": 0.4}})
+made = recipe({data!r}, model=incremental, task=Incremental(warm=0.2), epochs=3, ema=0.9, augment={{"mixup": 0.4}})
 train(made, sys.argv[1], resumed=len(sys.argv) > 3, progress=progress, save_seconds=0.0)
 """
 

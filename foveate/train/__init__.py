@@ -13,6 +13,7 @@ from foveate.train.recipe import Recipe as Recipe
 from foveate.train.recipe import load_recipe as load_recipe
 from foveate.train.tasks import Classify as Classify
 from foveate.train.tasks import Distil as Distil
+from foveate.train.tasks import Incremental as Incremental
 from foveate.train.tasks import MatchTokens as MatchTokens
 from foveate.train.tasks import Segment as Segment
 from foveate.train.tasks import Task as Task

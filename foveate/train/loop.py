@@ -160,6 +160,7 @@ class _Run:
         """One optimiser step on this process's part of a batch; the losses over all processes."""
         p, r = self.position, self.recipe
         self.learner.train()
+        r.task.share = p.step / (self.per_epoch * r.epochs)
         images, labels = self.goal.mixed(
             batch.images, batch.labels, r.seed, p.epoch, p.batch, self.accelerator.process_index
         )

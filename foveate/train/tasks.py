@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from foveate.errors import InputError
 from foveate.evaluate.masks import VOID
+from foveate.models.iret.deciding import Counts
 
 Losses = dict[str, Tensor]
 
@@ -21,6 +22,7 @@ class Task(nn.Module, ABC):
     """Abstract; tasks are final."""
 
     classes: int | None = None  # of a task on masks; where labels are class folders, these are counted
+    share: float = 0.0  # of the run that is behind, kept up by the loop, for a task that changes on the way
 
     def prepare(self, model: nn.Module) -> None:
         """Called once before training, for a task that has to know the model's widths."""
@@ -130,6 +132,69 @@ class MatchTokens(Task):
             for to, x, w in zip(self.maps, tokens, wanted, strict=True)
         ]
         return losses | {"tokens": self.weight * torch.stack(match).mean()}
+
+
+@final
+class Incremental(Task):
+    """One IRET-style model for every operating point: the labels teach all detail, and that teaches all else.
+
+    Early exits are taught by the last one (as in CF-ViT, arXiv:2203.03821), and, after a warm-up without any dropping,
+    two more passes by labels and the full one: with the fewest tokens, and with a share drawn for every batch (the
+    sandwich rule, arXiv:1903.05134). At each transition as large a share of the tokens stays; of those, a share drawn
+    apart gets detail. The schedule is our reconstruction.
+    """
+
+    def __init__(
+        self, *, least: float = 0.5, sharp: float = 0.5, warm: float = 0.3, weight: float = 0.5, smoothing: float = 0.1
+    ) -> None:
+        """
+        Args:
+            least: the smallest share of tokens that stays at a transition.
+            sharp: the smallest share of these that gets detail.
+            warm: the share of the run without dropping.
+            weight: of the full pass's answers against the labels, in the other two passes.
+
+        Raises:
+            InputError: for a share out of range.
+        """
+        super().__init__()
+        for name, value in (("least", least), ("sharp", sharp), ("warm", warm), ("weight", weight)):
+            if not 0 <= value <= 1 or (name == "least" and value == 0):
+                raise InputError(f"{name} is {value:g}; allowed: {'above 0' if name == 'least' else '0'} to 1")
+        self.least, self.sharp, self.warm, self.weight = least, sharp, warm, weight
+        self.labels = Classify(smoothing)
+
+    def extra_repr(self) -> str:
+        return f"least={self.least}, sharp={self.sharp}, warm={self.warm}, weight={self.weight}"
+
+    def forward(self, model: Any, images: Tensor, labels: Tensor) -> Losses:
+        last, *exits = model(images)
+        goal = last.detach().float().log_softmax(1)
+        losses = {"label": self.labels.loss(last, labels)}
+        losses |= {f"exit {i + 1}": _apart(y, goal) for i, y in enumerate(exits)}
+        if self.share < self.warm:
+            return losses
+        drawn, sharp = torch.rand(2).tolist()
+        for name, keep, focus in (
+            ("least", self.least, self.sharp),
+            ("drawn", self.least + (1 - self.least) * drawn, self.sharp + (1 - self.sharp) * sharp),
+        ):
+            last, *exits = model(images, self.point(model, keep, focus))
+            taught = (1 - self.weight) * self.labels.loss(last, labels) + self.weight * _apart(last, goal)
+            losses[name] = torch.stack([taught, *(_apart(y, goal) for y in exits)]).mean()
+        return losses
+
+    @staticmethod
+    def point(model: Any, keep: float, focus: float) -> Counts:
+        """Counts for every transition that may drop, from shares."""
+        turns = sum(t >= 0 for t in model.transitions)
+        counts = [max(2, round(model.num_patches * keep ** (i + 1))) for i in range(turns)]
+        return Counts(keep=tuple(counts), focus=tuple(max(1, round(n * focus)) for n in counts))
+
+
+def _apart(logits: Tensor, goal: Tensor) -> Tensor:
+    """KL from `goal`, log-probabilities, to what the logits say; the mean over the batch."""
+    return F.kl_div(logits.float().log_softmax(1), goal, log_target=True, reduction="batchmean")
 
 
 @final

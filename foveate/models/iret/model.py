@@ -1,0 +1,322 @@
+"""IRET-style transformer on a pretrained ViT's blocks: coarse tokens first, detail only where attention looks.
+
+After "Incremental Resolution Enhancing Transformer" (GLSVLSI 2024, pp. 620-625), whose text and figures are not public.
+Its abstract states that the image is sampled in steps, that narrow tokens feed the first blocks until attention can be
+trusted, that a learnable 2-D lifting scheme then brings detail for attended tokens while others are dropped, and that a
+threshold is the knob. How is our reconstruction; no figure of this model is IRET's.
+
+Here, the residual variant: the width is the ViT's throughout, and its patch embedding is
+split over the bands of the lifting, exactly. With all detail before block 0 this is the ViT.
+
+    x     = E_LL(LL) + position                         every patch, coarse
+    x     = x + Attention(x)                            at a transition: relevance -> drop, keep coarse, or focus
+    x_i   = x_i + A(sum of E_b(band b of patch i))      the focused
+    x     = x + MLP(x)
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from timm.layers.weight_init import trunc_normal_
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate.errors import InputError
+from foveate.models.iret.deciding import Decision, Point, decide, relevance
+from foveate.models.iret.lifting import Bands, Lifting
+
+CONTENTS = (("ll",), ("lh", "hl", "hh"))
+
+
+class State(NamedTuple):
+    """Tokens on their way through the blocks."""
+
+    x: Tensor  # [B prefix+K C]
+    pixels: Tensor  # [B P c p p], the image's patches, looked at again where detail is asked for
+    patch: Tensor | None = None  # [B K] which patch a token is; None: all, in order
+    content: Tensor | int = 0  # [B K] the last of the contents it has; a number where all have the same
+    score: Tensor | None = None  # [B K] attention received, accumulated
+    valid: Tensor | None = None  # [B K] False for padding
+
+
+@final
+class IRET(nn.Module):
+    """Image [B 3 h w] -> logits [B classes]; while training, those of every exit, the last one first."""
+
+    def __init__(
+        self,
+        img_size: int = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 192,
+        depth: int = 12,
+        num_heads: int = 3,
+        mlp_ratio: float = 4.0,
+        init_values: float | None = None,
+        drop_path_rate: float = 0.0,
+        class_token: bool = True,
+        transitions: Sequence[int] | None = None,
+        contents: Sequence[Sequence[str]] = CONTENTS,
+        start: Literal["haar", "cdf53"] = "haar",
+        sampling: Literal["lowpass", "polyphase"] = "lowpass",
+        beta: float = 0.99,
+    ) -> None:
+        """
+        Args:
+            transitions: 0-based blocks after whose attention tokens are dropped or get detail. An exit stands behind
+                each of these blocks. Before block 0, with -1, all tokens get detail and none is dropped. By default the
+                last blocks of the first and of the second third.
+            contents: bands of what tokens start with, and of what each transition brings. A token that gets detail
+                later gets what it missed, too.
+            start, sampling: of the lifting.
+            beta: how much of the relevance accumulated since the last transition a block leaves.
+
+        Raises:
+            InputError: for transitions out of order or range, or bands that are not all there once.
+        """
+        super().__init__()
+        transitions = (depth // 3 - 1, 2 * depth // 3 - 1) if transitions is None else transitions
+        self.transitions, self.contents, self.beta = tuple(transitions), tuple(map(tuple, contents)), beta
+        if list(self.transitions) != sorted(set(self.transitions)) or not all(-1 <= t < depth for t in transitions):
+            raise InputError(f"transitions are {self.transitions}; allowed: rising blocks from -1 to {depth - 1}")
+        if sorted(b for c in self.contents for b in c) != sorted(Bands._fields) or self.contents[0] != ("ll",):
+            raise InputError(f"contents are {self.contents}; allowed: ll, then the bands lh, hl and hh, each once")
+        if len(self.contents) - 1 > len(self.transitions):
+            raise InputError(f"{len(self.contents) - 1} details for {len(self.transitions)} transitions")
+        if img_size % patch_size or patch_size % 2:
+            raise InputError(f"patches of {patch_size} pixels do not divide {img_size} evenly; allowed: even divisors")
+        self.num_classes, self.embed_dim, self.depth = num_classes, embed_dim, depth
+        self.num_features = self.head_hidden_size = embed_dim
+        self.patch_size, self.img_size = patch_size, img_size
+        self.grid = (img_size // patch_size, img_size // patch_size)
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.num_prefix_tokens = int(class_token)
+        ln: Any = partial(nn.LayerNorm, eps=1e-6)
+        self.lifting = Lifting(in_chans, start, sampling)
+        quarter = in_chans * patch_size * patch_size // 4
+        self.embed = nn.Linear(quarter, embed_dim)
+        self.details = nn.ModuleList(nn.Linear(quarter * len(c), embed_dim, bias=False) for c in self.contents[1:])
+        self.admit = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in self.contents[1:])
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + self.num_patches, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim, num_heads, mlp_ratio, qkv_bias=True, init_values=init_values, norm_layer=ln,
+                drop_path=drop_path_rate * i / max(1, depth - 1),
+            )
+            for i in range(depth)
+        )  # fmt: skip
+        self.exits = tuple(t for t in self.transitions if 0 <= t < depth - 1)
+        self.exit_norms = nn.ModuleList(ln(embed_dim) for _ in self.exits)
+        self.norm = ln(embed_dim)
+        self.head, self.exit_heads = self._classifiers(num_classes)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """As a ViT's; the bands' embeddings as one patch embedding's parts, what admits detail as the identity."""
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                module.bias.zero_()
+        whole = torch.empty(self.embed_dim, self.lifting.channels, self.patch_size, self.patch_size)
+        nn.init.xavier_uniform_(whole.flatten(1))
+        self.embed_by(whole, torch.zeros(self.embed_dim))
+        for position in (self.pos_embed, *([] if self.cls_token is None else [self.cls_token])):
+            trunc_normal_(position, std=0.02)
+
+    @torch.no_grad()
+    def embed_by(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over a patch embedding [C c p p], split over the bands; detail is admitted as it comes."""
+        parts = self.lifting.split(weight)._asdict()
+        self.embed.weight.copy_(parts["ll"].flatten(1))
+        self.embed.bias.copy_(bias)
+        details: Any = zip(self.details, self.admit, self.contents[1:], strict=True)
+        for linear, admit, bands in details:
+            linear.weight.copy_(torch.cat([parts[b].flatten(1) for b in bands], 1))
+            admit.weight.copy_(torch.eye(self.embed_dim))
+            admit.bias.zero_()
+
+    def forward(self, image: Tensor, at: Point | None = None) -> Tensor | tuple[Tensor, ...]:
+        """`at`: the operating point; by default nothing is dropped and everything gets detail."""
+        state, found = self.begin(image), []
+        for i in range(self.depth):
+            state = self.block(i, state, at)
+            if self.training and i in self.exits:
+                found.append(self.exit(i, state))
+        last = self.forward_head(state)
+        return (last, *found) if self.training else last
+
+    @torch.no_grad()
+    def anytime(self, image: Tensor, at: Point | None = None) -> Any:
+        """(block, logits) of each exit as soon as it is reached; who is content stops asking."""
+        state = self.begin(image)
+        for i in range(self.depth):
+            state = self.block(i, state, at)
+            if i in self.exits:
+                yield i, self.exit(i, state)
+        yield self.depth - 1, self.forward_head(state)
+
+    def begin(self, image: Tensor) -> State:
+        """Everything before block 0.
+
+        Raises:
+            InputError: for an image of another size.
+        """
+        if tuple(image.shape[-2:]) != (self.img_size, self.img_size):
+            raise InputError(f"an image is {tuple(image.shape[-2:])}; allowed: {self.img_size} x {self.img_size}")
+        (h, w), p = self.grid, self.patch_size
+        pixels = image.unflatten(-1, (w, p)).unflatten(-3, (h, p)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        coarse = self.lifting.coarse(pixels.flatten(0, 1)).flatten(1)
+        x = self.embed(coarse).unflatten(0, pixels.shape[:2])
+        if self.cls_token is not None:
+            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+        state = State(x + self.pos_embed, pixels)
+        return self.sharpen(state, self.num_patches, None, 0) if -1 in self.transitions else state
+
+    def block(self, i: int, state: State, at: Point | None = None) -> State:
+        state = self.attend(i, state)
+        if i in self.transitions:
+            state = self.turn(i, state, at)
+        return state._replace(x=self.mlp(i, state.x))
+
+    def attend(self, i: int, state: State) -> State:
+        """The attention half of a block; where a transition is still to come, relevance is accumulated."""
+        block: Any = self.blocks[i]
+        heads = block.attn
+        q, k, v = heads.qkv(block.norm1(state.x)).unflatten(-1, (3, heads.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = (
+            None if state.valid is None else F.pad(state.valid, (self.num_prefix_tokens, 0), value=True)[:, None, None]
+        )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = state.x + block.drop_path1(block.ls1(heads.proj(y)))
+        if i > self.transitions[-1]:
+            return state._replace(x=x)
+        now = self.received(q.detach(), k.detach(), heads.scale, mask)
+        score = now if state.score is None else self.beta * state.score + (1 - self.beta) * now
+        return state._replace(x=x, score=score)
+
+    def received(self, q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+        """Attention [B K] that tokens get from the class token, or where there is none, from all tokens."""
+        p = self.num_prefix_tokens
+        logits = (q[:, :, : p or None] @ k.mT) * scale
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        row = logits.softmax(-1)
+        if not p and mask is not None:
+            row = row * mask.mT
+        return row.sum(2).mean(1)[:, p:]
+
+    def mlp(self, i: int, x: Tensor) -> Tensor:
+        block: Any = self.blocks[i]
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+    def turn(self, i: int, state: State, at: Point | None) -> State:
+        """A transition: the three-way decision, and detail for the focused."""
+        which = [t for t in self.transitions if t >= 0].index(i)
+        assert state.score is not None
+        if at is None:
+            return self.sharpen(state._replace(score=None), self.num_patches, None, which)
+        decision = decide(relevance(state.score, state.valid), at, which)
+        return self.sharpen(self.keep(state, decision), decision.focus, decision.focused, which)
+
+    def keep(self, state: State, decision: Decision) -> State:
+        """The tokens of a decision, most relevant first; all of them keep their order where none is dropped."""
+        index, p = decision.index, self.num_prefix_tokens
+        if index.shape[1] == state.x.shape[1] - p and decision.kept is None and decision.focus == index.shape[1]:
+            return state._replace(score=None)
+        tokens = state.x[:, p:].gather(1, index[..., None].expand(-1, -1, state.x.shape[-1]))
+        valid = None
+        if decision.kept is not None and len(index) > 1:
+            valid = torch.arange(index.shape[1], device=index.device) < decision.kept[:, None]
+        return state._replace(
+            x=torch.cat((state.x[:, :p], tokens), 1),
+            patch=index if state.patch is None else state.patch.gather(1, index),
+            content=state.content if isinstance(state.content, int) else state.content.gather(1, index),
+            score=None,
+            valid=valid,
+        )
+
+    def sharpen(self, state: State, focus: int, focused: Tensor | None, which: int) -> State:
+        """Detail for the first `focus` tokens ([B] `focused`: in this image), of no other patch anything is read."""
+        p, upto = self.num_prefix_tokens, min(which + 1, len(self.contents) - 1)
+        count = state.x.shape[1] - p
+        has, focus = state.content, min(focus, count)
+        if not focus or (isinstance(has, int) and has >= upto):
+            return state
+        bands = self.lifting(self.looked_at(state, focus).flatten(0, 1))._asdict()
+        before, getting = has if isinstance(has, int) else has[:, :focus], None
+        if focused is not None:
+            getting = torch.arange(count, device=state.x.device) < focused[:, None]
+        x, rest = state.x[:, p : p + focus], state.x[:, p + focus :]
+        for i in range(upto):
+            if isinstance(before, int) and before > i:
+                continue
+            bits = torch.cat([bands[b].flatten(1) for b in self.contents[i + 1]], 1).unflatten(0, x.shape[:2])
+            detail = self.admit[i](self.details[i](bits))
+            if not isinstance(before, int):
+                detail = detail * (before <= i)[..., None].to(detail.dtype)
+            if getting is not None:
+                detail = detail * getting[:, :focus, None].to(detail.dtype)
+            x = x + detail
+        content: Tensor | int = upto
+        if focus < count or getting is not None:
+            if getting is None:
+                getting = (torch.arange(count, device=x.device) < focus).expand(len(x), -1)
+            old = torch.full_like(getting, has, dtype=torch.long) if isinstance(has, int) else has
+            content = torch.where(getting, old.clamp(min=upto), old)
+        return state._replace(x=torch.cat((state.x[:, :p], x, rest), 1), content=content)
+
+    def looked_at(self, state: State, count: int) -> Tensor:
+        """Pixels [B count c p p] of the first tokens."""
+        if state.patch is None:
+            return state.pixels[:, :count]
+        index = state.patch[:, :count, None, None, None].expand(-1, -1, *state.pixels.shape[2:])
+        return state.pixels.gather(1, index)
+
+    def exit(self, i: int, state: State) -> Tensor:
+        """Logits behind block `i`, one of `exits`."""
+        at = self.exits.index(i)
+        return self.exit_heads[at](self.exit_norms[at](self.pool(state)))
+
+    def forward_head(self, state: State) -> Tensor:
+        return self.head(self.norm(self.pool(state)))
+
+    def pool(self, state: State) -> Tensor:
+        """The class token, or the mean of the tokens that are left: [B C]."""
+        if self.num_prefix_tokens:
+            return state.x[:, 0]
+        if state.valid is None:
+            return state.x.mean(1)
+        weight = state.valid.to(state.x.dtype)[..., None]
+        return (state.x * weight).sum(1) / weight.sum(1)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """New classifiers behind every exit, zero as at the start."""
+        if global_pool not in (None, "token" if self.num_prefix_tokens else "avg"):
+            raise InputError(f"global_pool is {global_pool!r}; this model's cannot be changed")
+        self.num_classes = num_classes
+        self.head, self.exit_heads = self._classifiers(num_classes)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed", "cls_token"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            "stem": r"^cls_token|^pos_embed|^embed|^lifting|^details|^admit",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^exit_", (99999,))],
+        }
+
+    def _classifiers(self, classes: int) -> tuple[nn.Linear, nn.ModuleList]:
+        made = [nn.Linear(self.embed_dim, classes) for _ in range(1 + len(self.exits))]
+        for head in made:
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        return made[0], nn.ModuleList(made[1:])
