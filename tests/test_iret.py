@@ -1,13 +1,17 @@
 """IRET-style models: lifting is exact and local, decisions mean what they say, and full detail is the model it was."""
 
 import pytest
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from foveate.adapters import adapt, describe
+from foveate.adapters.iret import steps_of
 from foveate.errors import InputError
 from foveate.models.iret import IRET, Counts, Thresholds, from_vit
 from foveate.models.iret.deciding import LEAST, decide, relevance
 from foveate.models.iret.lifting import SAMPLINGS, STARTS, Bands, Lifting
+from foveate.plans import Step
 
 F64 = torch.float64
 
@@ -246,6 +250,63 @@ def test_exits_are_taught_and_asked_in_order():
         torch.testing.assert_close(ours, logits)
     sum(t.square().sum() for t in taught).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+# As foveate's.
+
+
+@pytest.mark.parametrize("contents", [(("ll",), ("lh", "hl", "hh")), (("ll",), ("lh", "hl"), ("hh",))], ids=len)
+@pytest.mark.parametrize("options", [{}, GAP], ids=["class token", "mean"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        None,
+        Counts(keep=(9, 5)),
+        Counts(keep=(9, 5), focus=(4, 3)),
+        Counts(keep=(16, 7), focus=(5, 7)),
+        Counts(keep=(9,)),
+    ],
+    ids=str,
+)
+def test_a_plan_is_an_operating_point(point, options, contents):
+    model, x = from_vit(vit(**options), transitions=(1, 3), contents=contents).eval(), torch.randn(3, 3, 64, 64)
+    steps = [] if point is None else steps_of(model, point)
+    reduced = adapt(model, steps)
+    torch.testing.assert_close(reduced(x), model(x, point), rtol=1e-4, atol=1e-5)
+    if point is not None:
+        assert reduced.dry_run()[1] == model.num_prefix_tokens + point.keep[0]
+
+
+def test_behind_the_last_decision_a_token_is_a_vits():
+    model, x = from_vit(vit(), transitions=(1, 3)).eval(), torch.randn(2, 3, 64, 64)
+    steps = [*steps_of(model, Counts(keep=(12, 10))), Step(block=4, method="tome", tokens=8)]
+    reduced = adapt(model, steps)
+    assert reduced.dry_run() == (17, 13, 13, 11, 8, 8) and reduced(x).shape == (2, 5)
+    kept = reduced.trace(x)[1]
+    assert ((kept >= 0).sum(1) == 12).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Step(block=1, method="tome", tokens=12), "allowed: method topk, not 'tome'"),
+        (Step(block=2, method="topk", tokens=12), r"allowed: blocks 1, 3 by topk, and later ones by any method"),
+        (Step(block=1, method="topk", tokens=12, options={"focus": 12}), "focus is 12 at block 1; allowed: 1 to 11"),
+        (Step(block=1, method="topk", tokens=12, options={"fuse": True}), "option 'fuse' at block 1; allowed: focus"),
+    ],
+)
+def test_steps_that_an_iret_does_not_take(step, message):
+    with pytest.raises(InputError, match=message):
+        adapt(from_vit(vit(), transitions=(1, 3)), [step])
+
+
+def test_in_the_registry():
+    model = timm.create_model("iret_residual_tiny_patch16_224", num_classes=10).eval()
+    facts, base = describe(model), describe(timm.create_model("vit_tiny_patch16_224", num_classes=10))
+    assert (facts.tokens, facts.turns) == (197, (3, 7)) and facts.macs(facts.cut(())) == base.macs(base.cut(()))
+    assert sum(p.numel() for p in model.lifting.parameters()) < 1000
+    point = facts.cut(steps_of(model, Counts(keep=(98, 49))))
+    assert point.after == (*[197] * 3, *[99] * 4, *[50] * 5)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ ADAPTERS = {
     "timm.models.deit.VisionTransformerDistilled": "timm_vit.TimmViT",
     "timm.models.eva.Eva": "timm_eva.TimmEva",
     "foveate.models.vittm.model.ViTTM": "vittm.TwoStreams",
+    "foveate.models.iret.model.IRET": "iret.Increments",
     "foveate.models.segmenter.model.Segmenter": "segmenter.Masks",
 }
 

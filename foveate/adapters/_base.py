@@ -40,6 +40,9 @@ class Facts:
     has_class_token: bool
     memory: int = 0  # tokens of a second stream, which is read and written and never reduced
     latent: int = 0  # channels of the queries and keys by which the streams are read and written
+    turns: tuple[
+        int, ...
+    ] = ()  # blocks where the host decides which tokens go; before the last of them nobody else does
     decoder: int = 0  # multiply-accumulates of what stands in the place of the classifier, always at full length
 
     @property

@@ -44,7 +44,7 @@ def check_blocks(blocks: Iterable[Any], block: type[nn.Module], *attention: type
         known(each.mlp, MLPS, f"the MLP of block {i}")
 
 
-def facts_of(model: Any, patch: Any, **more: int) -> Facts:
+def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
     """Of a host whose reduced tokens are cut by `patch`, timm's PatchEmbed; `more` goes to Facts as it is."""
     return Facts(
         family=type(model).__name__,

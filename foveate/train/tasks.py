@@ -187,8 +187,7 @@ class Incremental(Task):
     @staticmethod
     def point(model: Any, keep: float, focus: float) -> Counts:
         """Counts for every transition that may drop, from shares."""
-        turns = sum(t >= 0 for t in model.transitions)
-        counts = [max(2, round(model.num_patches * keep ** (i + 1))) for i in range(turns)]
+        counts = [max(2, round(model.num_patches * keep ** (i + 1))) for i in range(len(model.turns))]
         return Counts(keep=tuple(counts), focus=tuple(max(1, round(n * focus)) for n in counts))
 
 

@@ -64,6 +64,7 @@ class IRET(nn.Module):
         start: Literal["haar", "cdf53"] = "haar",
         sampling: Literal["lowpass", "polyphase"] = "lowpass",
         beta: float = 0.99,
+        looks: int = 2,
     ) -> None:
         """
         Args:
@@ -73,18 +74,22 @@ class IRET(nn.Module):
             contents: bands of what tokens start with, and of what each transition brings. A token that gets detail
                 later gets what it missed, too.
             start, sampling: of the lifting.
-            beta: how much of the relevance accumulated since the last transition a block leaves.
+            looks, beta: relevance is accumulated over so many blocks up to a transition, its own included; each leaves
+                the share beta of what was there. Every look costs the class token's row of attention again.
 
         Raises:
             InputError: for transitions out of order or range, or bands that are not all there once.
         """
         super().__init__()
         transitions = (depth // 3 - 1, 2 * depth // 3 - 1) if transitions is None else transitions
-        self.transitions, self.contents, self.beta = tuple(transitions), tuple(map(tuple, contents)), beta
+        self.transitions, self.contents = tuple(transitions), tuple(map(tuple, contents))
+        self.beta, self.looks = beta, looks
         if list(self.transitions) != sorted(set(self.transitions)) or not all(-1 <= t < depth for t in transitions):
             raise InputError(f"transitions are {self.transitions}; allowed: rising blocks from -1 to {depth - 1}")
         if sorted(b for c in self.contents for b in c) != sorted(Bands._fields) or self.contents[0] != ("ll",):
             raise InputError(f"contents are {self.contents}; allowed: ll, then the bands lh, hl and hh, each once")
+        if looks < 1:
+            raise InputError(f"looks is {looks}; allowed: 1 or more blocks")
         if len(self.contents) - 1 > len(self.transitions):
             raise InputError(f"{len(self.contents) - 1} details for {len(self.transitions)} transitions")
         if img_size % patch_size or patch_size % 2:
@@ -194,11 +199,20 @@ class IRET(nn.Module):
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         x = state.x + block.drop_path1(block.ls1(heads.proj(y)))
-        if i > self.transitions[-1]:
+        if not self.looked(i):
             return state._replace(x=x)
         now = self.received(q.detach(), k.detach(), heads.scale, mask)
         score = now if state.score is None else self.beta * state.score + (1 - self.beta) * now
         return state._replace(x=x, score=score)
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The transitions that decide; the one before block 0 has no attention to go by."""
+        return tuple(t for t in self.transitions if t >= 0)
+
+    def looked(self, i: int) -> bool:
+        """Does the attention of block `i` count for a decision?"""
+        return any(0 <= t - i < self.looks for t in self.transitions)
 
     def received(self, q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         """Attention [B K] that tokens get from the class token, or where there is none, from all tokens."""
@@ -217,7 +231,7 @@ class IRET(nn.Module):
 
     def turn(self, i: int, state: State, at: Point | None) -> State:
         """A transition: the three-way decision, and detail for the focused."""
-        which = [t for t in self.transitions if t >= 0].index(i)
+        which = self.turns.index(i)
         assert state.score is not None
         if at is None:
             return self.sharpen(state._replace(score=None), self.num_patches, None, which)
