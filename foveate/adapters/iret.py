@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced
+from foveate.adapters._base import Facts, Reduced, size_weighted
 from foveate.adapters._timm import PlainBlocks
 from foveate.errors import InputError
 from foveate.methods import Reducer
@@ -61,6 +61,8 @@ class Increments(Reduced):
         state = self.trunk.begin(image)
         b, p = state.pixels.shape[:2]
         size = state.x.new_ones(state.x.shape[:2], dtype=torch.float32)
+        if not self.facts.turns:
+            return Tokens(state.x, size, self.facts.prefix)
         patch = torch.arange(p, device=image.device, dtype=torch.float32).expand(b, -1)
         content = torch.full_like(patch, float(state.content))
         beside = torch.stack((patch, torch.zeros_like(patch), content), -1)
@@ -127,7 +129,9 @@ class Increments(Reduced):
         return has
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
-        return self.trunk.forward_head(State(tokens.x, tokens.x))
+        # Pooled without a class token, a token counts as often as the patches it stands for.
+        x = size_weighted(tokens, prefix_too=False) if weighted and not tokens.prefix else tokens.x
+        return self.trunk.forward_head(State(x, x))
 
     def _reducer(self, step: Step) -> Reducer:
         turns = self.facts.turns

@@ -46,6 +46,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "vittm": ("vittm_tiny_patch32_mem16_224", {"memory_patch_size": 8}),
     "segmenter": ("segmenter_vit_tiny_patch16_512", {}),
     "segmenter_vittm": ("segmenter_vittm_tiny_patch28_504", {}),
+    "iret": ("iret_residual_tiny_patch16_224", {"transitions": (-1,)}),  # with decisions of its own: test_iret
+    "iret_mean": ("iret_residual_tiny_patch16_224", {"transitions": (-1,), "class_token": False}),
     "vittm_process": ("vittm_tiny_patch28_224", {"output": "process", "norm": "pre"}),
 }
 IMAGE = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))

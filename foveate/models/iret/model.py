@@ -184,13 +184,15 @@ class IRET(nn.Module):
         return self.sharpen(state, self.num_patches, None, 0) if -1 in self.transitions else state
 
     def block(self, i: int, state: State, at: Point | None = None) -> State:
+        if not self.looked(i):
+            return state._replace(x=self.blocks[i](state.x, attn_mask=self.mask(state)))
         state = self.attend(i, state)
         if i in self.transitions:
             state = self.turn(i, state, at)
         return state._replace(x=self.mlp(i, state.x))
 
     def attend(self, i: int, state: State) -> State:
-        """The attention half of a block; where a transition is still to come, relevance is accumulated."""
+        """The attention half of a block that is looked at, and what tokens received by it."""
         block: Any = self.blocks[i]
         heads = block.attn
         q, k, v = heads.qkv(block.norm1(state.x)).unflatten(-1, (3, heads.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -199,8 +201,6 @@ class IRET(nn.Module):
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         x = state.x + block.drop_path1(block.ls1(heads.proj(y)))
-        if not self.looked(i):
-            return state._replace(x=x)
         now = self.received(q.detach(), k.detach(), heads.scale, mask)
         score = now if state.score is None else self.beta * state.score + (1 - self.beta) * now
         return state._replace(x=x, score=score)
@@ -213,6 +213,12 @@ class IRET(nn.Module):
     def looked(self, i: int) -> bool:
         """Does the attention of block `i` count for a decision?"""
         return any(0 <= t - i < self.looks for t in self.transitions)
+
+    def mask(self, state: State) -> Tensor | None:
+        """What attention may look at, [B 1 1 N]; None: everything."""
+        if state.valid is None:
+            return None
+        return F.pad(state.valid, (self.num_prefix_tokens, 0), value=True)[:, None, None]
 
     def received(self, q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         """Attention [B K] that tokens get from the class token, or where there is none, from all tokens."""
