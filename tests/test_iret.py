@@ -1,5 +1,6 @@
 """IRET-style models: lifting is exact and local, decisions mean what they say, and full detail is the model it was."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,6 +13,7 @@ from foveate.models.iret import IRET, Counts, Thresholds, from_vit
 from foveate.models.iret.deciding import LEAST, decide, relevance
 from foveate.models.iret.lifting import SAMPLINGS, STARTS, Bands, Lifting
 from foveate.plans import Step
+from foveate.runtimes import RUNTIMES, sharing_graphs
 
 F64 = torch.float64
 
@@ -330,3 +332,18 @@ def test_in_the_registry():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises((InputError, ValueError), match=message):
         make()
+
+
+def test_an_operating_point_answers_as_in_torch(tmp_path):
+    model, x = from_vit(vit(depth=3), transitions=(0, 1)).eval(), torch.randn(3, 3, 64, 64)
+    point = Counts(keep=(10, 6), focus=(5, 6))
+    with torch.no_grad():
+        wanted = model(x, point).numpy()
+    reduced = adapt(model, steps_of(model, point)).eval()
+    with sharing_graphs():
+        for runtime in ("onnxruntime", "openvino"):
+            (tmp_path / runtime).mkdir()
+            file = RUNTIMES[runtime].build(reduced, tmp_path / runtime, shape=(1, 3, 64, 64), precision="fp32")
+            answer = RUNTIMES[runtime].load(file, precision="fp32", threads=1)
+            found = np.concatenate([answer(one[None]) for one in x.numpy()])
+            np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=1e-4)

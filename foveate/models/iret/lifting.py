@@ -168,5 +168,5 @@ class Lifting(nn.Module):
 
 
 def _across(weight: Tensor, x: Tensor) -> Tensor:
-    """A linear map of channels: weight [o c], x [M c h w] -> [M o h w], summed channel by channel."""
-    return sum(weight[:, i, None, None] * x[:, i : i + 1] for i in range(weight.shape[1]))  # type: ignore[return-value]
+    """A linear map of channels: weight [o c], x [M c h w] -> [M o h w], as products that are summed up."""
+    return (weight[:, :, None, None] * x[:, None]).sum(2)
