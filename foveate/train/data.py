@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from foveate.errors import InputError
+from foveate.hardware.device import usable_cpus
 from foveate.preprocess import Preprocess
 from foveate.train.examples import Examples
 
@@ -90,7 +91,8 @@ def share(batches: list[list[Key]], part: int, parts: int) -> list[list[Key]]:
 
 
 def loader(samples: Samples, batches: list[list[Key]], workers: int) -> Iterator[Batch]:
-    """Batches in order, decoded by `workers` processes (0: by this one)."""
+    """Batches in order, decoded by `workers` processes (0: by this one), no more than there are processors."""
+    workers = min(workers, len(usable_cpus()))
     apart = torch.Generator().manual_seed(0)  # a loader draws a seed: from the run's numbers, resuming would shift them
     made: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, collate_fn=collated, generator=apart,
