@@ -39,20 +39,21 @@ def main() -> None:
     sheet = Sheet("vittm_equal", fresh=True, threads=default_threads(), seed=a.seed, images=len(test),
                   planned_on=len(search), seconds=a.seconds)  # fmt: skip
 
+    vit_facts = describe(vit.model)
+    whole = vit_facts.macs(vit_facts.cut(())) / 1e9
+
     def judged(bench: Bench, label: str, gmacs: float, **more: Any) -> dict[str, Any]:
         base, other = bench.time(["dense", label], a.pairs)
         top1 = accuracy(bench.logits(label, x_test), test.labels)
-        whole = vit_facts.macs(vit_facts.cut(())) / 1e9
         return {
             "top1": top1.value, "top1_low": top1.low, "top1_high": top1.high, "gmacs": gmacs,
             **against(bench, base, other, gmacs / whole), **more,
         }  # fmt: skip
 
-    vit_facts = describe(vit.model)
     with beside_dense(vit, a.runtime, a.precision, 1) as bench:
         found = profile(vit.model, runtime=a.runtime, precision=a.precision, threads=bench.threads)
         landing = Landing(bench, found)
-        sheet.row(DENSE, lambda: judged(bench, "dense", vit_facts.macs(vit_facts.cut(())) / 1e9))
+        sheet.row(DENSE, lambda: judged(bench, "dense", whole))
         for kind, other in others.items():
             facts = describe(other.model)
             bench.add(kind, module=adapt(other.model).eval())

@@ -7,7 +7,7 @@ the tokens. After the last transition a token is a ViT's, and every method may b
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ METHOD = "topk"
 PATCH, SCORE, CONTENT = 0, 1, 2  # of what travels with a token
 
 
+@final
 class Increments(Reduced):
     """Operating points of an IRET-style model, and token reduction behind its last transition."""
 
@@ -91,8 +92,7 @@ class Increments(Reduced):
         memory = tokens.memory
         assert memory is not None and tokens.rope is not None
         if turn is not None:
-            order = tokens.rope[..., SCORE].topk(keep, dim=1).indices
-            tokens = select(tokens._replace(memory=None), order)
+            tokens = turn(tokens._replace(memory=None), Signals(), keep)
         assert tokens.rope is not None
         uniform = self.content(block)
         state = State(
@@ -152,22 +152,23 @@ class Increments(Reduced):
         return Turn(focus)
 
 
+@final
 class Turn(Reducer):
-    """The model's own decision, made in `Increments.reduce`."""
+    """The model's own decision: the most relevant stay, in falling order, so that those to be focused come first."""
 
     def __init__(self, focus: int | None) -> None:
         super().__init__()
         self.focus = focus
 
     def forward(self, tokens: Tokens, signals: Signals, keep: int) -> Tokens:
-        raise NotImplementedError("an adapter reduces here")
+        assert tokens.rope is not None
+        return select(tokens, tokens.rope[..., SCORE].topk(keep, dim=1).indices)
 
 
 def steps_of(model: Any, point: Counts) -> Iterable[Step]:
     """An operating point of fixed counts as the steps of a plan."""
     facts = Increments.describe(model)
     for i, block in enumerate(facts.turns):
-        keep = point.keep[min(i, len(point.keep) - 1)]
-        focus = point.focus[min(i, len(point.focus) - 1)] if point.focus else keep
+        keep, focus = point.at(i)
         options: dict[str, bool | int | float | str] = {} if focus >= keep else {"focus": focus}
         yield Step(block=block, method=METHOD, tokens=facts.prefix + keep, options=options)

@@ -4,6 +4,7 @@ IRET's abstract states that a threshold on attention decides, and is the knob at
 and the guards are our reconstruction (accumulation over blocks as in CF-ViT, arXiv:2203.03821).
 """
 
+from operator import gt
 from typing import Annotated, NamedTuple, Self, TypeVar
 
 import torch
@@ -29,9 +30,14 @@ class Counts(BaseModel):
     def _check(self) -> Self:
         if any(b > a for a, b in zip(self.keep, self.keep[1:], strict=False)):
             raise ValueError(f"keep is {self.keep}; allowed: counts that do not grow")
-        if self.focus and (len(self.focus) != len(self.keep) or any(map(_more, self.focus, self.keep))):
+        if self.focus and (len(self.focus) != len(self.keep) or any(map(gt, self.focus, self.keep))):
             raise ValueError(f"focus is {self.focus}; allowed: a count for each of keep {self.keep}, none larger")
         return self
+
+    def at(self, transition: int) -> tuple[int, int]:
+        """(keep, focus) of the how-manieth transition; where fewer are named, the last one is repeated."""
+        keep = _at(self.keep, transition)
+        return keep, min(_at(self.focus, transition), keep) if self.focus else keep
 
 
 class Thresholds(BaseModel):
@@ -47,7 +53,7 @@ class Thresholds(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.focus and (len(self.focus) != len(self.drop) or any(map(_more, self.drop, self.focus))):
+        if self.focus and (len(self.focus) != len(self.drop) or any(map(gt, self.drop, self.focus))):
             raise ValueError(f"focus is {self.focus}; allowed: for each of drop {self.drop} no less")
         return self
 
@@ -79,8 +85,7 @@ def decide(r: Tensor, point: Point, transition: int) -> Decision:
         transition: the how-manieth; a point that names fewer has its last one repeated.
     """
     if isinstance(point, Counts):
-        keep = min(_at(point.keep, transition), r.shape[1])
-        focus = min(_at(point.focus, transition), keep) if point.focus else keep
+        keep, focus = (min(n, r.shape[1]) for n in point.at(transition))
         return Decision(r.topk(keep, dim=1).indices, focus)
     drop = _at(point.drop, transition)
     sorted_r, index = r.sort(dim=1, descending=True)
@@ -95,7 +100,3 @@ def decide(r: Tensor, point: Point, transition: int) -> Decision:
 
 def _at(values: tuple[T, ...], i: int) -> T:
     return values[min(i, len(values) - 1)]
-
-
-def _more(a: float, b: float) -> bool:
-    return a > b

@@ -15,16 +15,15 @@ split over the bands of the lifting, exactly. With all detail before block 0 thi
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple, final
 
 import torch
 from timm.layers.weight_init import trunc_normal_
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.errors import InputError
+from foveate.models.blocks import LayerNorm, plain_blocks
 from foveate.models.iret.deciding import Decision, Point, decide, relevance
 from foveate.models.iret.lifting import Bands, Lifting
 
@@ -100,7 +99,6 @@ class IRET(nn.Module):
         self.grid = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_prefix_tokens = int(class_token)
-        ln: Any = partial(nn.LayerNorm, eps=1e-6)
         self.lifting = Lifting(in_chans, start, sampling)
         quarter = in_chans * patch_size * patch_size // 4
         self.embed = nn.Linear(quarter, embed_dim)
@@ -108,16 +106,12 @@ class IRET(nn.Module):
         self.admit = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in self.contents[1:])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + self.num_patches, embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim, num_heads, mlp_ratio, qkv_bias=True, init_values=init_values, norm_layer=ln,
-                drop_path=drop_path_rate * i / max(1, depth - 1),
-            )
-            for i in range(depth)
-        )  # fmt: skip
+        self.blocks = plain_blocks(
+            embed_dim, depth, num_heads, mlp_ratio=mlp_ratio, init_values=init_values, drop_path_rate=drop_path_rate
+        )
         self.exits = tuple(t for t in self.transitions if 0 <= t < depth - 1)
-        self.exit_norms = nn.ModuleList(ln(embed_dim) for _ in self.exits)
-        self.norm = ln(embed_dim)
+        self.exit_norms = nn.ModuleList(LayerNorm(embed_dim) for _ in self.exits)
+        self.norm = LayerNorm(embed_dim)
         self.head, self.exit_heads = self._classifiers(num_classes)
         self.init_weights()
 

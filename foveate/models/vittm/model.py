@@ -25,11 +25,11 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.weight_init import trunc_normal_
 from timm.models._features import feature_take_indices
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from foveate.errors import InputError, one_of
+from foveate.models.blocks import LayerNorm, plain_blocks
 from foveate.models.vittm.heads import FUSIONS, HEADS, Fusion
 
 Output = Literal["memory", "process", "mean"]
@@ -111,7 +111,6 @@ class ViTTM(nn.Module):
             for i in range(depth)
         ]
 
-        ln: Any = partial(nn.LayerNorm, eps=1e-6)
         embed: Any = partial(
             PatchEmbed, img_size=size, in_chans=in_chans, embed_dim=embed_dim, strict_img_size=False,
             dynamic_img_pad=False,
@@ -121,16 +120,12 @@ class ViTTM(nn.Module):
         p, m = self.process_embed.num_patches, self.memory_embed.num_patches
         self.process_pos_embed = nn.Parameter(torch.zeros(1, p, embed_dim))
         self.memory_pos_embed = nn.Parameter(torch.zeros(1, m, embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim, num_heads, mlp_ratio, qkv_bias=True, init_values=init_values, norm_layer=ln,
-                drop_path=drop_path_rate * i / max(1, depth - 1),
-            )
-            for i in range(depth)
-        )  # fmt: skip
+        self.blocks = plain_blocks(
+            embed_dim, depth, num_heads, mlp_ratio=mlp_ratio, init_values=init_values, drop_path_rate=drop_path_rate
+        )
         writes = depth if output != "process" else depth - 1
-        self.read_norm = nn.ModuleList(ln(embed_dim) for _ in range(depth))
-        self.write_norm = nn.ModuleList(ln(embed_dim) for _ in range(depth if norm == "in_place" else writes))
+        self.read_norm = nn.ModuleList(LayerNorm(embed_dim) for _ in range(depth))
+        self.write_norm = nn.ModuleList(LayerNorm(embed_dim) for _ in range(depth if norm == "in_place" else writes))
         make, fuse = HEADS[head], partial(Fusion, fusion, embed_dim)
         self.read = nn.ModuleList(make(embed_dim, num_heads, latent, m, p) for _ in range(depth))
         self.write = nn.ModuleList(make(embed_dim, num_heads, latent, p, m) for _ in range(writes))
@@ -138,13 +133,16 @@ class ViTTM(nn.Module):
         self.write_fusion = nn.ModuleList(fuse(m) for _ in range(writes))
         self.memory_mlp = nn.ModuleList(
             nn.Sequential(
-                ln(embed_dim), nn.Linear(embed_dim, embed_dim // 2), nn.GELU(), nn.Linear(embed_dim // 2, embed_dim)
+                LayerNorm(embed_dim),
+                nn.Linear(embed_dim, embed_dim // 2),
+                nn.GELU(),
+                nn.Linear(embed_dim // 2, embed_dim),
             )
             for _ in range(writes if memory_mlp else 0)
         )
-        self.process_norm = ln(embed_dim)
-        self.fc_norm_process = ln(embed_dim)
-        self.fc_norm = ln(embed_dim)
+        self.process_norm = LayerNorm(embed_dim)
+        self.fc_norm_process = LayerNorm(embed_dim)
+        self.fc_norm = LayerNorm(embed_dim)
         self.process_head, self.head = self._classifiers(num_classes)
         if output == "process":
             self.fc_norm = self.head = None

@@ -1,0 +1,22 @@
+"""A ViT's blocks, for models that are built around them."""
+
+from functools import partial
+from typing import Any
+
+from timm.models.vision_transformer import Block
+from torch import nn
+
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)
+
+
+def plain_blocks(
+    dim: int, depth: int, heads: int, *, mlp_ratio: float, init_values: float | None, drop_path_rate: float
+) -> nn.ModuleList:
+    """timm's plain blocks; stochastic depth rises linearly to `drop_path_rate`."""
+    return nn.ModuleList(
+        Block(
+            dim, heads, mlp_ratio, qkv_bias=True, init_values=init_values, norm_layer=LayerNorm,
+            drop_path=drop_path_rate * i / max(1, depth - 1),
+        )
+        for i in range(depth)
+    )  # fmt: skip
