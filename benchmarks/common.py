@@ -99,12 +99,18 @@ class Sheet:
     def __init__(self, name: str, *, fresh: bool = False, **about: Any) -> None:
         self.path = RESULTS / f"{name}.json"
         self.value: dict[str, Any] = {"about": about, "machine": device_facts(), "rows": {}}
-        if self.path.exists() and not fresh:
-            self.value["rows"] = json.loads(self.path.read_text())["rows"]
+        if fresh:
+            self.path.unlink(missing_ok=True)
+        self.value["rows"] = self.stored()
+
+    def stored(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text())["rows"] if self.path.exists() else {}
 
     def row(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self.value["rows"]:
             self.value["rows"][key] = measure()
+            # Another process may have measured other rows meanwhile.
+            self.value["rows"] = self.stored() | self.value["rows"]
             write_text(self.path, json.dumps(self.value, indent=1, default=str) + "\n")
         say(f"{key}: {json.dumps(self.value['rows'][key])[:300]}")
         return self.value["rows"][key]
