@@ -4,6 +4,7 @@ model.*          for the runtime that plan.json names
 plan.json        model, steps, runtime, precision, batch (foveate.plans.Plan)
 preprocess.json  how a photograph becomes the input (foveate.preprocess.Preprocess)
 model.json       the model file's name, class names, and whether the weights are random
+frontier.json    where the model is elastic: operating points and their model files (foveate.elastic.Frontier)
 """
 
 import time
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from foveate.elastic import Frontier
+from foveate.elastic.frontier import FILE as FRONTIER
 from foveate.errors import InputError
 from foveate.files import read_text, replacing_folder, write_text
 from foveate.hardware.device import default_threads
 from foveate.plans import Plan
 from foveate.preprocess import Preprocess, read_image
-from foveate.runtimes import RUNTIMES
+from foveate.runtimes import RUNTIMES, Runner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,8 +111,11 @@ class Artefact:
     """A deployed model, opened: photographs or arrays in, logits or named classes out. Needs no torch to be installed
     where its runtime needs none (onnxruntime, openvino)."""
 
-    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path, *, threads: int | None = None, at: int | None = None) -> None:
         """
+        Args:
+            at: operating point of `frontier` that calls go to; by default the plan's own file.
+
         Raises:
             InputError: where the folder is not one foveate wrote, or its runtime is not available here.
         """
@@ -118,24 +124,53 @@ class Artefact:
         check_runtime(self.plan.runtime, self.plan.precision)
         self.preprocess = Preprocess.load(self.folder / "preprocess.json")
         self.card = read_card(self.folder)
-        file = self.folder / self.card.file
-        if not file.exists():
-            raise InputError(f"{self.folder} lacks its model file {self.card.file}")
+        self.frontier = Frontier.load(self.folder) if (self.folder / FRONTIER).exists() else None
         self.threads = threads or self.plan.threads or default_threads()
-        self._call = RUNTIMES[self.plan.runtime].load(file, precision=self.plan.precision, threads=self.threads)
+        self._runners: dict[str, Runner] = {}
+        self.at = at
+        self._runner(at)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         return self.card.classes
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images [S 3 h w] float32 -> logits [S classes] float32, in batches of the plan's size."""
-        size, rows = self.plan.batch, []
+    def within_ms(self, budget: float) -> None:
+        """From now on calls go to the best operating point within `budget`.
+
+        Raises:
+            InputError: where the model has no frontier, or no point is that fast.
+        """
+        if self.frontier is None:
+            raise InputError(f"{self.folder} has no operating points to choose from: fit it with --points 6, say")
+        self.at = self.frontier.within_ms(budget)
+
+    def __call__(self, images: np.ndarray, at: int | None = None) -> np.ndarray:
+        """Preprocessed images [S 3 h w] float32 -> logits [S classes] float32, in batches of the plan's size.
+
+        `at`: an operating point for this call alone.
+        """
+        call, size, rows = self._runner(self.at if at is None else at), self.plan.batch, []
         for first in range(0, len(images), size):
             chunk = images[first : first + size]
             padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-            rows.append(self._call(padded)[: len(chunk)])
+            rows.append(call(padded)[: len(chunk)])
         return np.concatenate(rows)
+
+    def _runner(self, at: int | None) -> Runner:
+        """Loads the model file of an operating point when it is first asked for."""
+        name = self.card.file
+        if at is not None:
+            if self.frontier is None or not 0 <= at < len(self.frontier):
+                raise InputError(f"operating point {at} of {self.folder}; it has {len(self.frontier or ())}")
+            name = self.frontier.points[at].file
+        if name not in self._runners:
+            file = self.folder / name
+            if not file.exists():
+                raise InputError(f"{self.folder} lacks its model file {name}")
+            self._runners[name] = RUNTIMES[self.plan.runtime].load(
+                file, precision=self.plan.precision, threads=self.threads
+            )
+        return self._runners[name]
 
     def top(self, image: str | Path, k: int = 5) -> list[tuple[str, float]]:
         """The `k` likeliest classes of a photograph, with their probabilities."""
