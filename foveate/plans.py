@@ -9,6 +9,8 @@ from foveate.errors import InputError
 from foveate.files import read_text, write_text
 from foveate.schedule import Schedule
 
+Kwarg = bool | int | float | str | tuple[int, ...]  # of a model's constructor
+
 
 class Step(BaseModel):
     """One reduction: `method` leaves `tokens` tokens (prefix included) between attention and MLP of 0-based `block`."""
@@ -32,7 +34,7 @@ class ModelRef(BaseModel):
     name: str
     weights: Literal["bundled", "hub", "file", "random", "object"]
     sha256: str | None = None  # of the state dict's tensors, so that a plan is not applied to other weights unseen
-    kwargs: dict[str, bool | int | float | str] = {}
+    kwargs: dict[str, Kwarg] = {}
     tokens: int
     depth: int
     prefix: int

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from foveate.adapters.weights import first_line
 from foveate.errors import InputError
 from foveate.files import read_text, write_text
+from foveate.plans import Kwarg
 from foveate.preprocess import Preprocess
 
 
@@ -23,7 +24,7 @@ class Card(BaseModel):
 
     schema_version: Literal[1] = 1
     model: str | None  # None where the recipe's own code made it
-    options: dict[str, bool | int | float | str]
+    options: dict[str, Kwarg]
     classes: tuple[str, ...] | int  # their names, or how many
     image_size: int
     preprocess: Preprocess

@@ -20,7 +20,7 @@ from foveate.adapters.card import Card
 from foveate.adapters.weights import check_finite, filled, first_line, read_weights
 from foveate.adapters.weights import sha256_of as sha256_of
 from foveate.errors import InputError, NotAvailable
-from foveate.plans import ModelRef
+from foveate.plans import Kwarg, ModelRef
 from foveate.preprocess import Preprocess
 
 BUNDLED = "clothing_vit"
@@ -33,7 +33,6 @@ RANDOM_NOTE = (
 )
 
 CLASSIFIERS = ("head.weight", "process_head.weight", "decoder.mask_norm.weight")  # as many rows as classes
-Option = bool | int | float | str
 Origin = Literal["bundled", "hub", "file", "random", "object"]
 
 
@@ -55,7 +54,7 @@ def load(
     random_weights: bool = False,
     allow_pickle: bool = False,
     seed: int = 0,
-    **kwargs: Option,
+    **kwargs: Kwarg,
 ) -> Loaded:
     """Build a supported model and fill it with weights.
 
@@ -112,7 +111,7 @@ def load(
 
 
 def model_ref(
-    model: nn.Module, name: str | None = None, weights: Origin = "object", kwargs: Mapping[str, Option] | None = None
+    model: nn.Module, name: str | None = None, weights: Origin = "object", kwargs: Mapping[str, Kwarg] | None = None
 ) -> ModelRef:
     """What a plan writes down of a model; for one that the caller built, `model_ref(model)`."""
     facts = describe(model)
@@ -127,7 +126,7 @@ def model_ref(
     )
 
 
-def _checked(name: str, kwargs: Mapping[str, Option]) -> dict[str, Option]:
+def _checked(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Kwarg]:
     """The model's arguments, once a sketch of it without memory shows that foveate supports it; before any download."""
     import timm
 
@@ -135,8 +134,11 @@ def _checked(name: str, kwargs: Mapping[str, Option]) -> dict[str, Option]:
 
     kwargs = {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else dict(kwargs)
     for key, value in kwargs.items():
-        if not isinstance(value, Option):
-            raise InputError(f"model option {key}={value!r}; allowed: true, false, a number or a word")
+        whole = isinstance(value, list | tuple) and all(isinstance(v, int) for v in value)
+        if not whole and not isinstance(value, bool | int | float | str):
+            raise InputError(
+                f"model option {key}={value!r}; allowed: true, false, a number, a word, or a list of whole numbers"
+            )
     if name != BUNDLED and not timm.is_model(name):
         near = difflib.get_close_matches(name, [BUNDLED, *timm.list_models()], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {BUNDLED} and timm's models"

@@ -17,3 +17,4 @@ from foveate.train.tasks import Incremental as Incremental
 from foveate.train.tasks import MatchTokens as MatchTokens
 from foveate.train.tasks import Segment as Segment
 from foveate.train.tasks import Task as Task
+from foveate.train.tasks import Through as Through

@@ -196,6 +196,7 @@ class _Run:
         """In %, of every classifier; of the average of the weights where there is one."""
         model = self.model if self.ema is None else self.ema.module
         was, _ = model.training, model.eval()
+        judged = self.recipe.task.judged(model)
         count = limit or len(self.tests)
         size = max(1, self.recipe.batch // self.parts)
         every = [(0, i) for i in range(count)][self.accelerator.process_index :: self.parts]
@@ -203,7 +204,7 @@ class _Run:
         tally, device = dict[str, Tensor](), self.accelerator.device
         for batch in loader(self.tests, chunks, self.recipe.workers):
             with self.accelerator.autocast():
-                found = self.goal.judge(model, batch.images, batch.labels, self.preprocess, device)
+                found = self.goal.judge(judged, batch.images, batch.labels, self.preprocess, device)
             tally = {name: counts + tally.get(name, 0) for name, counts in found.items()}
         model.train(was)
         totals = {name: self.accelerator.reduce(n.to(device), reduction="sum").cpu() for name, n in tally.items()}

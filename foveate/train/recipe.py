@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from foveate.errors import InputError
+from foveate.plans import Kwarg
 from foveate.train.tasks import Classify, Task
 
 Precision = Literal["fp32", "bf16"]
@@ -42,7 +43,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: str | Callable[[int], nn.Module]  # timm name, or number of classes -> model
-    options: dict[str, bool | int | float | str] = {}  # of the timm model
+    options: dict[str, Kwarg] = {}  # of the timm model
     start: Callable[[nn.Module], None] | None = None  # puts weights to start from into the model that was built
     data: str  # folder or .zip with train/ and val/ (or as below), or train.shards; $FOVEATE_DATA/... is expanded
     train: str | None = None  # folder inside `data`; by default the first of train, training

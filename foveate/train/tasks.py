@@ -4,16 +4,18 @@ A task is a module: what it learns beside the model (maps between widths, say) i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.adapters import adapt
 from foveate.errors import InputError
 from foveate.evaluate.masks import VOID
 from foveate.models.iret.deciding import Counts
+from foveate.plans import Step
 
 Losses = dict[str, Tensor]
 
@@ -26,6 +28,10 @@ class Task(nn.Module, ABC):
 
     def prepare(self, model: nn.Module) -> None:
         """Called once before training, for a task that has to know the model's widths."""
+
+    def judged(self, model: nn.Module) -> nn.Module:
+        """Whose answers validation looks at, in eval mode."""
+        return model
 
     @abstractmethod
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
@@ -52,6 +58,34 @@ class Classify(Task):
         if self.binary:
             return F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none").sum(1).mean()
         return -(labels * logits.float().log_softmax(1)).sum(1).mean()
+
+
+@final
+class Through(Task):
+    """Another task on the model as a plan reduces it, from the first step on: EViT's fine-tuning, for any method.
+
+    The weights are the model's own and fit any plan; those of this one they are taught.
+    """
+
+    def __init__(self, steps: Iterable[Step], task: Task | None = None) -> None:
+        """`task`: by default `Classify()`."""
+        super().__init__()
+        self.steps, self.task = tuple(steps), task or Classify()
+        self.classes = self.task.classes
+        self._held: list[nn.Module] = []  # no submodule: its parameters are the model's
+
+    def extra_repr(self) -> str:
+        return "; ".join(f"{s} {s.options}" for s in self.steps)
+
+    def prepare(self, model: nn.Module) -> None:
+        self.task.prepare(model)
+        self._held = [adapt(model, self.steps)]
+
+    def judged(self, model: nn.Module) -> nn.Module:
+        return adapt(model, self.steps)
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        return self.task(self._held[0].train(model.training), images, labels)
 
 
 @final
@@ -140,8 +174,8 @@ class Incremental(Task):
 
     Early exits are taught by the last one (as in CF-ViT, arXiv:2203.03821), and, after a warm-up without any dropping,
     two more passes by labels and the full one: with the fewest tokens, and with a share drawn for every batch (the
-    sandwich rule, arXiv:1903.05134). At each transition as large a share of the tokens stays; of those, a share drawn
-    apart gets detail. The schedule is our reconstruction.
+    sandwich rule, arXiv:1903.05134), here for half of the batch each. At each transition as large a share of the tokens
+    stays; of those, a share drawn apart gets detail. The schedule is our reconstruction.
     """
 
     def __init__(
@@ -175,13 +209,14 @@ class Incremental(Task):
         if self.share < self.warm:
             return losses
         drawn, sharp = torch.rand(2).tolist()
-        for name, keep, focus in (
-            ("least", self.least, self.sharp),
-            ("drawn", self.least + (1 - self.least) * drawn, self.sharp + (1 - self.sharp) * sharp),
+        half = (len(images) + 1) // 2
+        for name, rows, keep, focus in (
+            ("least", slice(half), self.least, self.sharp),
+            ("drawn", slice(-half, None), self.least + (1 - self.least) * drawn, self.sharp + (1 - self.sharp) * sharp),
         ):
-            last, *exits = model(images, self.point(model, keep, focus))
-            taught = (1 - self.weight) * self.labels.loss(last, labels) + self.weight * _apart(last, goal)
-            losses[name] = torch.stack([taught, *(_apart(y, goal) for y in exits)]).mean()
+            last, *exits = model(images[rows], self.point(model, keep, focus))
+            taught = (1 - self.weight) * self.labels.loss(last, labels[rows]) + self.weight * _apart(last, goal[rows])
+            losses[name] = torch.stack([taught, *(_apart(y, goal[rows]) for y in exits)]).mean()
         return losses
 
     @staticmethod
