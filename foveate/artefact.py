@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from foveate.elastic import Frontier
+from foveate.elastic import Frontier, Point
 from foveate.elastic.frontier import FILE as FRONTIER
 from foveate.errors import InputError
 from foveate.files import read_text, replacing_folder, write_text
@@ -134,8 +134,8 @@ class Artefact:
     def classes(self) -> tuple[str, ...] | None:
         return self.card.classes
 
-    def within_ms(self, budget: float) -> None:
-        """From now on calls go to the best operating point within `budget`.
+    def within_ms(self, budget: float) -> Point:
+        """From now on calls go to the best operating point whose median is within `budget`, which is returned.
 
         Raises:
             InputError: where the model has no frontier, or no point is that fast.
@@ -143,6 +143,7 @@ class Artefact:
         if self.frontier is None:
             raise InputError(f"{self.folder} has no operating points to choose from: fit it with --points 6, say")
         self.at = self.frontier.within_ms(budget)
+        return self.frontier.points[self.at]
 
     def __call__(self, images: np.ndarray, at: int | None = None) -> np.ndarray:
         """Preprocessed images [S 3 h w] float32 -> logits [S classes] float32, in batches of the plan's size.

@@ -59,6 +59,9 @@ def fit(
     planner: Annotated[str, typer.Option(help="pareto; or pomt, as published, for comparison")] = "pareto",
     alpha: Annotated[float, typer.Option(help="weight of latency in POMT's utility, 0 to 1")] = 0.5,
     images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
+    points: Annotated[
+        int | None, typer.Option(help="measure so many operating points: the knob of `run --budget-ms` and `serve`")
+    ] = None,
     seed: Seed = 0,
     fresh: Fresh = False,
     as_json: AsJson = False,
@@ -72,6 +75,8 @@ def fit(
         foveate fit vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --max-drop 1.0
 
         foveate fit deit_small_patch16_224 --random-weights --latency-ms 12 --runtime openvino
+
+        foveate fit runs/clothing_iret --data photos/ --points 6
     """
     from foveate.fitting import Budget
     from foveate.fitting import fit as run_fit
@@ -81,7 +86,8 @@ def fit(
             model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
             budget=Budget(max_drop=max_drop, latency_ms=latency_ms, speedup=speedup), device=device, runtime=runtime,
             precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, planner=planner,
-            alpha=alpha, images=images, seed=seed, fresh=fresh, command=command_line(), progress=progress,
+            alpha=alpha, images=images, points=points, seed=seed, fresh=fresh, command=command_line(),
+            progress=progress,
         )  # fmt: skip
     err.print()
     err.print(("[bold green]faster[/]  " if outcome.faster else "[bold yellow]dense[/]   ") + escape(outcome.reason))
@@ -97,14 +103,19 @@ def fit(
 def run(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that fit or export wrote")],
     photos: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="photographs")],
+    budget_ms: Annotated[
+        float | None, typer.Option(help="take the best operating point whose median is within so many milliseconds")
+    ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Classify photographs with a fitted model: the five likeliest classes and the time each took.
 
-    Example:
+    Examples:
 
         foveate run foveate-out photo.jpg
+
+        foveate run foveate-out photo.jpg --budget-ms 5     # of a folder fitted with --points
     """
     import foveate
     from foveate.preprocess import read_image
@@ -112,7 +123,10 @@ def run(
     for photo in photos:  # before the model is loaded: bad input is told at once
         read_image(photo)
     artefact = foveate.open(folder, threads=threads)
+    point = None if budget_ms is None else artefact.within_ms(budget_ms)
     rows = artefact.timed(photos)
+    if point is not None:
+        err.print(f"point    {escape(str(point))}")
     if artefact.card.note:
         err.print(f"[bold red]note[/] {escape(artefact.card.note)}")
     if not as_json:
@@ -120,7 +134,8 @@ def run(
             out.print(f"[bold]{escape(row['image'])}[/]  {row['latency_ms']:.2f} ms")
             for name, share in row["top"]:
                 out.print(f"  {share:6.1%}  {escape(str(name))}")
-    emit({"images": rows, "note": artefact.card.note}, as_json)
+    told = None if point is None else point.model_dump(mode="json")
+    emit({"images": rows, "note": artefact.card.note, "point": told}, as_json)
 
 
 @app.command()

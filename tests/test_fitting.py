@@ -15,10 +15,15 @@ from foveate.adapters.macs import macs_of
 from foveate.errors import InputError
 from foveate.fitting import Budget
 from foveate.fitting.baseline import fastest_dense
+from foveate.fitting.bench import reference_logits
 from foveate.fitting.comparing import Landing, compare
+from foveate.fitting.evidence import Quality
+from foveate.fitting.frontier import Seen, worth_having
+from foveate.hardware.energy import Energy
 from foveate.planning import Candidate
 from foveate.plans import Step
 from foveate.preprocess import read_image
+from foveate.result import Result
 
 QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("foveal", "tome")}
 
@@ -64,6 +69,57 @@ def it_exports_again_from_the_written_plan(fitted, photos, tmp_path):
     np.testing.assert_allclose(foveate.open(folder)(x), foveate.open(fitted.folder)(x), atol=1e-3, rtol=1e-3)
 
 
+def operating_points_are_measured_and_answer(fitted, photos, tmp_path):
+    artefact = foveate.open(fitted.folder)
+    frontier = artefact.frontier
+    assert not frontier.points[0].steps and 1 <= len(frontier) <= 4
+    assert (frontier.figure, frontier.energy in ("measured", "modelled")) == ("top-1", True)
+    x = np.stack([artefact.preprocess(read_image(p)) for p in photos])
+    whole = artefact(x, at=0)
+    np.testing.assert_allclose(whole, reference_logits(foveate.load().model, x), atol=1e-3)
+    for i, p in enumerate(frontier.points[1:], 1):
+        assert p.share_high < 1 and p.energy_mj < frontier.points[0].energy_mj and p.gmacs < frontier.points[0].gmacs
+        assert not np.array_equal(artefact(x, at=i), whole)
+        assert artefact.within_ms(p.latency_ms).quality >= p.quality
+    with pytest.raises(InputError, match=r"budget is 0.001 ms; allowed on this frontier: .* ms or more"):
+        artefact.within_ms(0.001)
+    with pytest.raises(InputError, match="operating point 9 of"):
+        artefact(x, at=9)
+    plain = foveate.open(_without(fitted.folder, "frontier.json", tmp_path / "plain"))
+    with pytest.raises(InputError, match="no operating points to choose from: fit it with --points"):
+        plain.within_ms(5)
+
+
+def _without(folder, name, copy):
+    shutil.copytree(folder, copy)
+    (copy / name).unlink()
+    return copy
+
+
+def seen(label, ms, right, share=None):
+    share = ms / 10 if share is None else share
+    accuracy = Result(name="accuracy", value=right, unit="%", n=100)
+    found = Quality(drop=None, agreement=accuracy, kl=accuracy, accuracy=accuracy)
+    return Seen(
+        label, np.full(9, float(ms)), (share, share - 0.02, share + 0.02), found, Energy(1.0, "modelled", "a test")
+    )
+
+
+def test_points_worth_having_are_proven_faster_and_on_the_front():
+    dense, close, worse, good, fast = (
+        seen("dense", 10, 90), seen("close", 9.9, 95), seen("worse", 8, 80), seen("good", 6, 85), seen("fast", 4, 70)
+    )  # fmt: skip
+    kept = worth_having([dense, close, worse, good, fast])
+    assert [s.label for s in kept] == ["dense", "good", "fast"]  # `close` is not proven faster, `good` beats `worse`
+    assert [s.label for s in worth_having([dense, seen("better", 7, 99)])] == ["dense", "better"]
+
+
+@pytest.mark.parametrize(("points", "planner"), [(1, "pareto"), (16, "pareto"), (4, "pomt")])
+def test_a_number_of_points_out_of_range_is_refused(points, planner, tmp_path):
+    with pytest.raises(InputError, match="--points"):
+        foveate.fit(out=tmp_path / "out", points=points, planner=planner, **(QUICK | {"methods": ("pomt",)}))
+
+
 def a_damaged_folder_is_one_error(fitted, photos, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(fitted.folder, damaged)
@@ -74,13 +130,13 @@ def a_damaged_folder_is_one_error(fitted, photos, tmp_path):
 
 def test_a_fit_from_end_to_end(tmp_path, photos, subtests, monkeypatch):
     """One test for one fit: a shared fixture would be made in every process of pytest-xdist."""
-    monkeypatch.setattr("foveate.fitting.job.SHORTLIST", 3)  # each plan built takes five seconds
+    monkeypatch.setattr("foveate.fitting.job.POINTS_SECONDS", 2.0)
     (tmp_path / "fit").mkdir()
-    fitted = foveate.fit(out=tmp_path / "fit" / "out", budget=Budget(max_drop=30), **QUICK)
+    fitted = foveate.fit(out=tmp_path / "fit" / "out", budget=Budget(max_drop=30), points=4, **QUICK)
     for check in (
         writes_everything_and_nothing_half, a_plan_is_handed_back_only_if_proven,
         the_written_folder_answers_and_matches_the_plan, every_result_carries_its_origin,
-        it_exports_again_from_the_written_plan, a_damaged_folder_is_one_error,
+        it_exports_again_from_the_written_plan, operating_points_are_measured_and_answer, a_damaged_folder_is_one_error,
     ):  # fmt: skip
         with subtests.test(check.__name__):
             check(fitted, photos, tmp_path)

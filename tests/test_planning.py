@@ -9,6 +9,7 @@ import torch
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
+from foveate.models.iret import from_vit
 from foveate.planners import Curve, LatencyTable, ReduceCost
 from foveate.planning import Evaluator, plan_candidates, plan_pomt
 from foveate.planning.start import default_counts
@@ -207,3 +208,26 @@ def test_pomts_planner_is_its_utility_over_real_answers(model, images, table):
         assert [s.tokens for c in found for s in c.steps] == ([] if wanted == 65 else [wanted])
     with pytest.raises(InputError, match="tome, topk"):
         plan_pomt(model, images, labels, table, methods=["tome", "topk"])
+
+
+@pytest.fixture(scope="module")
+def deciding(model):
+    return from_vit(model, transitions=(1, 3)).eval()
+
+
+def test_a_model_that_decides_by_itself_is_planned_by_its_own_decisions(deciding, images, table):
+    found = plan_candidates(deciding, images, None, table, wide=True, evaluations=12)
+    assert found and {s.block for c in found for s in c.steps} <= {1, 3}
+    assert {s.method for c in found for s in c.steps} == {"topk"}
+    best = min(found, key=lambda c: c.kl)
+    order = np.random.default_rng(0).permutation(len(images))[-best.images :]
+    assert best.kl == pytest.approx(float(direct(deciding, images[order], best.steps)[0].mean()), rel=1e-4)
+    with pytest.raises(InputError, match="this IRET decides by itself which tokens go; allowed: topk, not tome"):
+        plan_candidates(deciding, images, None, table, methods=["tome"])
+
+
+def test_a_wide_search_looks_over_the_whole_range(model, images, table):
+    few = {"methods": ["tome", "topk"], "evaluations": 30}
+    wide = [c.speedup for c in plan_candidates(model, images, None, table, wide=True, **few)]
+    near = [c.speedup for c in plan_candidates(model, images, None, table, speedup=1.1, **few)]
+    assert max(wide) > 1.5 and np.std(wide) > np.std(near)

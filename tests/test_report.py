@@ -79,10 +79,19 @@ def test_the_verdict_comes_first_with_its_interval_and_its_cost(page):
     ["3.92 ms", "5.14", "4.11", "6.09", "4.88", "0.868 GMAC", "0.69 of dense", "88.1 %", "88.5 %", "79.5 to 93.4",
      "97.6 %", "0.0213 nats", "61.7 dB", "9.86", "13.1", "no C++ compiler was found", "Example CPU 3000", "avx512f",
      "2026.4.0", "1,214", "443 GFLOP/s", "36 % of the bf16 peak", "150", "112", "tome", "topk", "2 min 31 s",
-     "shirt", "87.4 %", "foveate.open", "foveate run DIR photo.jpg"],
+     "shirt", "87.4 %", "foveate.open", "foveate run DIR photo.jpg", "2.88", "84.75", "0.561", "1.07",
+     "Energy is modelled: a made-up meter", "On 84 photographs"],
 )  # fmt: skip
 def test_every_figure_of_the_files_is_shown(page, words):
     assert words in page.text
+
+
+def test_the_knob_is_drawn_by_latency_and_by_energy(page):
+    latency, energy = json.loads(page.scripts["figures"])["knob"]
+    assert (latency["data"][0]["x"], latency["data"][0]["y"]) == ([5.137, 4.02, 2.884], [88.5, 88.1, 84.75])
+    assert latency["data"][0]["error_y"]["array"] == pytest.approx([5, 5, 5])
+    assert energy["data"][0]["x"] == pytest.approx([1.9, 1.9 * 4.02 / 5.137, 1.9 * 2.884 / 5.137])
+    assert "modelled" in energy["layout"]["xaxis"]["title"]["text"]
 
 
 def test_plots_hold_what_was_measured(page):

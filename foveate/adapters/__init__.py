@@ -5,6 +5,7 @@ from importlib import import_module
 
 from torch import nn
 
+from foveate.adapters._base import TURN as TURN
 from foveate.adapters._base import Facts as Facts
 from foveate.adapters._base import Reduced as Reduced
 from foveate.adapters._base import ordered

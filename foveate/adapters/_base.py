@@ -22,6 +22,8 @@ from foveate.plans import Step
 from foveate.schedule import Schedule, exchange_macs, macs
 from foveate.tokens import Signals, Tokens
 
+TURN = "topk"  # the method by whose name a step asks a host's own decision for its count
+
 
 @dataclass(frozen=True)
 class Facts:

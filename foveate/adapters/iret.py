@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, size_weighted
+from foveate.adapters._base import TURN, Facts, Reduced, size_weighted
 from foveate.adapters._timm import PlainBlocks
 from foveate.errors import InputError
 from foveate.methods import Reducer
@@ -22,7 +22,6 @@ from foveate.models.iret.model import State
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
-METHOD = "topk"
 PATCH, SCORE, CONTENT = 0, 1, 2  # of what travels with a token
 
 
@@ -139,11 +138,11 @@ class Increments(Reduced):
             if turns and step.block < turns[-1]:
                 raise InputError(
                     f"block {step.block} comes before the last decision of this {self.facts.family}; allowed: "
-                    f"blocks {', '.join(map(str, turns))} by {METHOD}, and later ones by any method"
+                    f"blocks {', '.join(map(str, turns))} by {TURN}, and later ones by any method"
                 )
             return super()._reducer(step)
-        if step.method != METHOD:
-            raise InputError(f"block {step.block} decides by relevance; allowed: method {METHOD}, not {step.method!r}")
+        if step.method != TURN:
+            raise InputError(f"block {step.block} decides by relevance; allowed: method {TURN}, not {step.method!r}")
         if other := sorted(step.options.keys() - {"focus"}):
             raise InputError(f"option {other[0]!r} at block {step.block}; allowed: focus")
         focus, keep = step.options.get("focus"), step.tokens - self.facts.prefix
@@ -171,4 +170,4 @@ def steps_of(model: Any, point: Counts) -> Iterable[Step]:
     for i, block in enumerate(facts.turns):
         keep, focus = point.at(i)
         options: dict[str, bool | int | float | str] = {} if focus >= keep else {"focus": focus}
-        yield Step(block=block, method=METHOD, tokens=facts.prefix + keep, options=options)
+        yield Step(block=block, method=TURN, tokens=facts.prefix + keep, options=options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.adapters import Facts, describe
+from foveate.adapters import TURN, Facts, describe
 from foveate.adapters.load import BUNDLED, load
 from foveate.errors import InputError
 from foveate.fitting.baseline import contenders, fastest_dense
@@ -70,6 +70,8 @@ def compare(
     progress("load", 0.0, name)
     loaded = load(name, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
     facts = describe(loaded.model)
+    if facts.turns:
+        chosen = [TURN]
     able = [m for m in chosen if facts.has_class_token or "class_row" not in METHODS[m].needs]
     photos = photographs(data, loaded, limit=images, seed=seed)
     search, unseen = photos.split(0.4, seed)
@@ -215,7 +217,7 @@ class Landing:
 
 def three_blocks(facts: Facts, method: str, table: LatencyTable, limit_ms: float) -> tuple[Step, ...]:
     """Steps in the blocks at 1/4, 1/2 and 3/4 of the depth that keep the same share each and just meet `limit_ms`."""
-    blocks = facts.quarters
+    blocks = facts.turns or facts.quarters
     for removed in range(1, facts.patches * 3):
         share = 1 - removed / (facts.patches * 3)
         counts, now = {}, facts.patches

@@ -24,10 +24,13 @@ from foveate.fitting.baseline import Dense, contenders, fastest_dense
 from foveate.fitting.bench import Build, photographs, reference_logits
 from foveate.fitting.budget import Budget
 from foveate.fitting.evidence import Evidence, Quality, origin, overlays, quality
+from foveate.fitting.frontier import Seen, frontier_of, measure_points, worth_having
+from foveate.fitting.frontier import results as frontier_results
 from foveate.fitting.stages import Progress, StageClock
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import Speedup, proven
 from foveate.methods import METHODS
+from foveate.planners.pareto import spread
 from foveate.planning import Candidate, plan_candidates, plan_pomt
 from foveate.plans import Plan
 from foveate.profiling import Profile, profile
@@ -41,6 +44,8 @@ VERIFY_SECONDS = 40.0
 PLANNED_ON = 160  # photographs a search scores plans on: more plans on fewer photographs find better ones
 SHORTLIST = 6  # plans built and measured
 VERIFIED = 4  # plans that may be put to the proof, one after the other
+MOST_POINTS = 15
+POINTS_SECONDS = 60.0  # of timing operating points by turns
 HOPE = 3.0  # plans expected to lose up to so many times the budget are built too: what they lose is then measured
 
 
@@ -97,6 +102,7 @@ def fit(
     planner: str = "pareto",
     alpha: float = 0.5,
     images: int = 512,
+    points: int | None = None,
     seed: int = 0,
     fresh: bool = False,
     command: str = "foveate.fit()",
@@ -114,6 +120,8 @@ def fit(
         runtime, precision: "auto" looks for the fastest dense build among those available.
         planner: "pareto", or "pomt" for comparison: one cut by its utility, `alpha` being the weight of latency.
         images: at most so many photographs are used, drawn with `seed`.
+        points: look over the whole range of latency, and measure so many operating points, the dense build among them;
+            those worth having are written beside the plan (`foveate.elastic.Frontier`).
         fresh: measure the profile again instead of reading it from the cache.
         seconds: how long the search for a plan may take.
 
@@ -130,6 +138,10 @@ def fit(
         raise InputError(f"--threads is {threads}; allowed: 1 or more")
     if images < 20:
         raise InputError(f"--images is {images}; allowed: 20 or more, for there to be something to measure a loss on")
+    if points is not None and not 2 <= points <= MOST_POINTS:
+        raise InputError(f"--points is {points}; allowed: 2 to {MOST_POINTS}, the dense build among them")
+    if points is not None and planner != "pareto":
+        raise InputError(f"--points needs --planner pareto; {planner} finds one plan")
     if planner not in PLANNERS:
         raise one_of("planner", planner, PLANNERS)
     if not 0 <= alpha <= 1:
@@ -150,11 +162,12 @@ def fit(
     if len(photos) < 20:
         raise InputError(f"{data} holds {len(photos)} photographs; at least 20 are needed to tell what a plan costs")
     with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
-        job = _Job(loaded, photos, budget, batch, threads, seed, Path(tmp), progress, planner, alpha)
+        job = _Job(loaded, photos, budget, batch, threads, seed, Path(tmp), progress, planner, alpha, points)
         job.compare_dense(pairs, untried, stack)
-        if not job.dense_will_do():
+        if points is not None or not job.dense_will_do():
             job.find_candidates(methods, fresh, seconds)
             job.measure_and_verify()
+            job.measure_points()
         return job.write(out, command, time.monotonic() - began, clock.seconds())
 
 
@@ -163,9 +176,9 @@ class _Job:
 
     def __init__(
         self, loaded: Loaded, photos: Images, budget: Budget, batch: int, threads: int, seed: int, tmp: Path,
-        progress: Progress, planner: str, alpha: float,
+        progress: Progress, planner: str, alpha: float, points: int | None = None,
     ) -> None:  # fmt: skip
-        self.planner, self.alpha = planner, alpha
+        self.planner, self.alpha, self.points = planner, alpha, points
         self.loaded, self.budget, self.batch, self.threads, self.seed = loaded, budget, batch, threads, seed
         self.tmp, self.progress = tmp, progress
         self.model: nn.Module = loaded.model
@@ -188,6 +201,7 @@ class _Job:
         self.evidence = Evidence()
         self.measured: dict[str, Candidate] = {}
         self.ratios: dict[str, float] = {}  # latency over that of the dense build
+        self.seen: list[Seen] = []  # operating points worth having, the dense build first
         self.checked: dict[str, Quality] = {}  # what a built plan loses on all photographs but the unseen
 
     def compare_dense(self, pairs: Sequence[tuple[str, str]], untried: Sequence[Dense], stack: ExitStack) -> None:
@@ -227,7 +241,8 @@ class _Job:
         self.candidates = plan_candidates(
             self.model, few, labels, self.profile.table, methods=methods,
             max_drop=self.budget.points if limit is None else None,
-            latency_ms=None if limit is None else limit * self.scale, budget_seconds=seconds, seed=self.seed,
+            latency_ms=None if limit is None else limit * self.scale, budget_seconds=seconds,
+            wide=self.points is not None, seed=self.seed,
             progress=lambda share, text: self.progress("plan", share, text),
         )  # fmt: skip
 
@@ -241,9 +256,16 @@ class _Job:
         """Measure the shortlist where it will run, then prove the best on fresh pairs; fall back until one holds."""
         limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
         # Under a limit the second half is picked knowing how far off predictions were for the first.
-        for count in (SHORTLIST,) if limit is None else (SHORTLIST // 2, SHORTLIST // 2):
-            for candidate in self.shortlist(limit, count):
+        if self.points is not None:
+            able = [c for c in self.candidates if c.steps]
+            for candidate in spread(able, self.points - 1, lambda c: c.predicted_ms):
                 self.measure(candidate)
+        else:
+            for count in (SHORTLIST,) if limit is None else (SHORTLIST // 2, SHORTLIST // 2):
+                for candidate in self.shortlist(limit, count):
+                    self.measure(candidate)
+        if self.dense_will_do():
+            return
         points = self.budget.points
         able = [label for label in self.measured if points is None or self.checked[label].points_lost <= points]
         ranked = sorted(able, key=lambda label: self.rank(label, limit))
@@ -258,9 +280,22 @@ class _Job:
             if self.holds(label, claims=len(tried)):
                 return
 
+    def measure_points(self) -> None:
+        """Where operating points are asked for: all that was built, by turns, and on photographs no search has seen."""
+        if self.points is None:
+            return
+        answers = {label: self.bench.logits(label, self.x_unseen) for label in ("dense", *self.measured)}
+        found = measure_points(
+            self.bench, list(self.measured),
+            {label: quality(self.logits_unseen, y, self.unseen.labels) for label, y in answers.items()},
+            self.model, self.facts, seconds=POINTS_SECONDS,
+            progress=lambda share, text: self.progress("points", share, text),
+        )  # fmt: skip
+        self.seen = worth_having(found)
+
     def measure(self, candidate: Candidate) -> None:
         label = f"candidate {len(self.measured) + 1}"
-        self.progress("measure", len(self.measured) / SHORTLIST, ", ".join(map(str, candidate.steps)))
+        self.progress("measure", len(self.measured) / (self.points or SHORTLIST), ", ".join(map(str, candidate.steps)))
         self.bench.add(label, candidate.steps, planner=self.planner)
         self.measured[label] = candidate
         self.ratios[label] = self.bench.share(label)
@@ -363,10 +398,22 @@ class _Job:
             "note": self.loaded.note, "command": command, "rejected": [reason for _, reason in self.evidence.rejected],
         }  # fmt: skip
         with replacing_folder(out) as part:
-            for file in sorted(build.file.parent.iterdir()):
-                shutil.copy2(file, part / file.name)
-            # The very file that was scored and timed, not another build of the plan.
-            write_card(part, build.plan, build.file.name, self.loaded.preprocess, self.loaded.classes, self.loaded.note)
+            # The very files that were scored and timed, not other builds of the plans.
+            builds = {label: self.bench.builds[label] for label in {build.label, *(s.label for s in self.seen)}}
+            order = [s.label for s in self.seen]
+            where = {label: Path("points", str(order.index(label))) if label in order else Path() for label in builds}
+            for label, folder in where.items():
+                (part / folder).mkdir(parents=True, exist_ok=True)
+                for file in sorted(builds[label].file.parent.iterdir()):
+                    shutil.copy2(file, part / folder / file.name)
+            files = {label: (folder / builds[label].file.name).as_posix() for label, folder in where.items()}
+            write_card(
+                part, build.plan, files[build.label], self.loaded.preprocess, self.loaded.classes, self.loaded.note
+            )
+            if self.seen:
+                frontier = frontier_of(self.seen, self.bench, self.facts, files, source)
+                frontier.save(part)
+                results += frontier_results(frontier, source)
             write_results(part / "results.jsonl", results)
             write_text(part / "verdict.json", json.dumps(verdict, indent=2) + "\n")
             if self.chosen is not None:

@@ -5,7 +5,9 @@ over (block, count) finds the whole front exactly. What additivity misses is lef
 real. The idea of a latency table under a dynamic programme is HALP's and MDP's, carried over to token counts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from foveate.errors import InputError
 from foveate.planners.pomt import cut_block
 from foveate.planners.space import Scored, Sensitivity, Space
 from foveate.planners.table import LatencyTable
+
+T = TypeVar("T")
 
 
 def pareto(scored: Iterable[Scored]) -> list[Scored]:
@@ -108,11 +112,11 @@ def front(space: Space, table: LatencyTable, sensitivity: Sensitivity, *, labels
     return out
 
 
-def spread(scored: Sequence[Scored], count: int) -> list[Scored]:
+def spread(scored: Sequence[T], count: int, ms_of: Callable[[T], float] = attrgetter("ms")) -> list[T]:
     """`count` of them, as evenly over latency as they come, both ends included."""
     if len(scored) <= count:
         return list(scored)
-    ms = np.array([s.ms for s in scored])
+    ms = np.array([ms_of(s) for s in scored])
     picks = {int(np.abs(ms - x).argmin()) for x in np.linspace(ms.min(), ms.max(), count)}
     return [scored[i] for i in sorted(picks)]
 

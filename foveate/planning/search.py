@@ -33,6 +33,7 @@ def plan_candidates(
     search_share: float = 0.5,
     cache_bytes: int = 500_000_000,
     bf16: bool = False,
+    wide: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Candidate]:
@@ -48,6 +49,7 @@ def plan_candidates(
             that can drop any share, are found out first.
         max_drop, latency_ms, speedup: at most one: points of accuracy (disagreement without labels), the table's unit,
             or dense / reduced. It steers where the search looks; what misses it is still returned. Default 1 point.
+        wide: the whole front is wanted, evenly, whatever the budget.
         budget_seconds: kept to within an evaluation or two. Where the dense model alone would take more than a fifth of
             it, fewer images are used; `Candidate.images` says how many.
         evaluations: bound on the plans scored once sensitivities are known; the clock is then not looked at, so that
@@ -113,7 +115,7 @@ def plan_candidates(
     idle = turn = 0
     while (turn == 0 or clock.left(reserve) > 0) and len(archive.scored) <= total and idle < 5:
         # Every fourth turn looks everywhere: the whole front is wanted too, and helps near the goal.
-        low, high = (0.4 * dense_ms, 0.98 * dense_ms) if turn % 4 == 3 else goal.band(archive)
+        low, high = (0.4 * dense_ms, 0.98 * dense_ms) if wide or turn % 4 == 3 else goal.band(archive)
         before = len(archive.scored)
         refine(
             [] if turn else seeds, score=score, latency=latency, space=space, low=low, high=high,
@@ -127,7 +129,8 @@ def plan_candidates(
         )  # fmt: skip
         idle = 0 if len(archive.scored) > before else idle + 1
         turn += 1
-    found = _confirm(_worth_confirming(archive, goal), goal, archive, confirm, clock, seed)
+    picks = spread([s for s in archive.front() if s.steps], 14) if wide else _worth_confirming(archive, goal)
+    found = _confirm(picks, goal, archive, confirm, clock, seed)
     tell(1.0, f"{len(archive.scored)} plans scored, {len(found)} on the front")
     return found
 

@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from foveate.adapters import Facts
+from foveate.adapters import TURN, Facts
 from foveate.errors import InputError, one_of
 from foveate.methods import METHODS, Merger
 from foveate.planners import LatencyTable, Scored, Space, key_of
@@ -60,6 +60,10 @@ def space_of(
 ) -> Space:
     if bad := [m for m in methods or () if m not in METHODS]:
         raise one_of("method", bad[0], METHODS)
+    if f.turns:  # what comes behind the last of them may be reduced too, but a search has enough to choose from
+        if other := [m for m in methods or () if m != TURN]:
+            raise InputError(f"this {f.family} decides by itself which tokens go; allowed: {TURN}, not {other[0]}")
+        methods, blocks = (TURN,), f.turns if blocks is None else blocks
     # Unless asked for: no lottery, and nothing whose outcome depends on an image's batch mates.
     usual = sorted((m for m in METHODS if m != "random" and METHODS[m].per_image), key=_merging_first)
     able = [m for m in methods or usual if f.has_class_token or "class_row" not in METHODS[m].needs]

@@ -210,6 +210,8 @@ def _check(
             raise InputError(f"{name} is {value}; allowed: 1 or more")
     if not seconds > 0:
         raise InputError(f"seconds is {seconds}; allowed: above 0")
+    if facts.turns and methods is None:
+        return ()  # its own decisions have their places, and are timed with the plans that are built
     blind = not facts.has_class_token
     if methods is None:
         return tuple(m for m in METHODS_BY_DEFAULT if m in METHODS and not (blind and "class_row" in METHODS[m].needs))

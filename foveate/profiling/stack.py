@@ -44,7 +44,7 @@ class Stack(nn.Module):
             tokens = self.reduced.attend(block, tokens, None)
             if not self.attention_only:
                 tokens = self.reduced.mlp(block, tokens)
-        return self.exit(_whole(tokens))
+        return self.exit(_whole(tokens, self.reduced))
 
 
 class Ends(nn.Module):
@@ -92,7 +92,7 @@ class Reductions(nn.Module):
             if block in self.cuts:
                 tokens = r.reduce(block, tokens, bias) if self.method else _first(tokens, self.cuts[block])
             tokens = r.mlp(block, tokens)
-        return self.exit(_whole(tokens))
+        return self.exit(_whole(tokens, self.reduced))
 
 
 def trial(n: int, tokens: int, prefix: int, depth: int) -> tuple[int, list[int]]:
@@ -134,6 +134,8 @@ def _tokens(x: Tensor, reduced: Reduced, rope: Tensor | None, memory: Tensor | N
     return Tokens(x, size, reduced.facts.prefix, rope=rope, memory=memory)
 
 
-def _whole(tokens: Tokens) -> Tensor:
+def _whole(tokens: Tokens, reduced: Reduced) -> Tensor:
     """Both streams where there are two, so that no runtime leaves one out as unused."""
-    return tokens.x if tokens.memory is None else torch.cat([tokens.x, tokens.memory], dim=1)
+    if tokens.memory is None or not reduced.facts.memory:  # an IRET-style model keeps its pixels there, as they are
+        return tokens.x
+    return torch.cat([tokens.x, tokens.memory], dim=1)

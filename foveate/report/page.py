@@ -12,6 +12,7 @@ from typing import Any
 from foveate import __version__
 from foveate.files import write_text
 from foveate.report import figures, tables
+from foveate.report.knob import knob
 from foveate.report.overlay import Drawing, draw
 from foveate.report.read import Overlays, Written, read_folder
 from foveate.report.words import fixed, seconds, sentence, tie
@@ -36,7 +37,7 @@ def write_report(folder: str | Path) -> Path:
 
 def context(written: Written) -> dict[str, Any]:
     """What the template shows: text and plain values, nothing left to compute."""
-    plots = {"curve": figures.curve(written), "tried": figures.tried(written)}
+    plots = {"knob": knob(written), "curve": figures.curve(written), "tried": figures.tried(written)}
     peaks, headroom = tables.peak_table(written)
     plan, verdict = written.plan, written.verdict
     cards = [] if written.overlays is None or plan.dense else _cards(written, written.overlays)
