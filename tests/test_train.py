@@ -14,13 +14,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
+from foveate.adapters import adapt
+from foveate.adapters.load import load
 from foveate.errors import InputError, NotAvailable
 from foveate.models.iret import IRET
-from foveate.train import Augment, Classify, Distil, Incremental, MatchTokens, Recipe, load_recipe, train
+from foveate.plans import Step
+from foveate.train import Augment, Classify, Distil, Incremental, MatchTokens, Recipe, Through, load_recipe, train
 from foveate.train.data import Samples, order, seeded, share
 from foveate.train.examples import find_split
+from foveate.train.parts import preprocess_of
 from foveate.train.recipe import changed
 from foveate.train.tasks import outputs
 
@@ -75,8 +80,6 @@ def test_it_learns_and_leaves_what_it_says(colours, tmp_path):
     assert {"last.pt", "log.csv", "best.safetensors", "best.json"} <= {p.name for p in done.out.iterdir()}
     told = losses(done.out)
     assert [step for step, _, _ in told] == list(range(1, 25)) and told[-1][2] < told[0][2]
-    from safetensors.torch import load_file
-
     model = small(3)
     model.load_state_dict(load_file(done.best))
 
@@ -184,6 +187,33 @@ def test_one_model_is_taught_for_every_operating_point(colours, tmp_path):
     assert at("exit 1") == at("exit 2") == set(range(1, 25))
     assert at("drawn") == set(range(13, 25))  # after the warm-up
     assert set(done.last) == {"top-1 label"} and done.best_score > 60
+
+
+def test_a_plan_is_taught_to_the_weights_that_run_through_it(colours, tmp_path):
+    steps = [Step(block=0, method="evit", tokens=9)]
+    task = Through(steps, Classify(0.0))
+    made = recipe(colours, task=task, epochs=3, ema=0.5)
+    assert made.fingerprint() != recipe(colours, task=Through([]), epochs=3, ema=0.5).fingerprint()
+    done = train(made, tmp_path / "run")
+    model = small(3)
+    model.load_state_dict(load_file(done.best))  # the model's own weights and keys
+    photos = [photograph(c, 100 * i + n + 50) for i, c in enumerate(COLOURS) for n in range(4)]
+    pre = preprocess_of(small(3), 32)
+    x, labels = torch.from_numpy(np.stack([pre(p) for p in photos])), torch.arange(3).repeat_interleave(4)
+    with torch.no_grad():
+        right = (adapt(model.eval(), steps)(x).argmax(1) == labels).float().mean()
+        assert not torch.equal(adapt(model, steps)(x), model(x))
+    assert 100 * float(right) == pytest.approx(done.best_score)
+    assert not list(task.parameters())
+
+
+def test_options_may_be_lists_and_come_back(colours, tmp_path):
+    options = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "transitions": (0, 1)}
+    made = recipe(colours, model="iret_residual_tiny_patch16_224", options=options, task=Incremental(), epochs=1)
+    done = train(made, tmp_path / "run")
+    assert load(str(done.out)).model.transitions == (0, 1)
+    with pytest.raises(InputError, match=r"transitions=\['x'\]; allowed: .* list of whole numbers"):
+        load(str(done.out), transitions=["x"])
 
 
 def test_shares_become_counts():
