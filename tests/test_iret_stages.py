@@ -370,7 +370,7 @@ def coarse(model: IRET, x: torch.Tensor):
         (lambda: stitch(vit(24), torch.nn.Linear(1, 1)), "stitch takes timm's VisionTransformer; got a Linear"),
         (lambda: stitch(vit(24), vit(32, depth=3)), "depth of the two ViTs is 4 and 3"),
         (lambda: stitch(vit(24), vit(32, **MEAN)), "class_token of the two ViTs is True and False"),
-        (lambda: stitch(vit(24), vit(32, num_classes=4)), "know 5 and 4 classes"),
+        (lambda: stitch(vit(24), vit(32, num_classes=4)), "num_classes of the two ViTs is 5 and 4"),
         (lambda: stitch(vit(24), vit(32), first=4), "first is 4; allowed: 1 to 3"),
         (lambda: stitch(vit(32), vit(24), first=1), "rising widths"),
     ],

@@ -18,14 +18,13 @@ def from_vit(vit: nn.Module, **options: Any) -> IRET:
 
     Args:
         vit: timm's VisionTransformer with a class token or mean pooling, absolute positions and ordinary blocks.
-        options: further arguments of `IRET`, for instance `transitions=(2, 5, 8)`.
+        options: further arguments of `IRET` but `widening`, for instance `transitions=(2, 5, 8)`.
 
     Raises:
         InputError: for another class, or a part that IRET has not.
     """
     host = checked(vit, "from_vit")
-    first = host.blocks[0]
-    sizes = {"embed_dim": host.embed_dim, "num_heads": first.attn.num_heads}
+    sizes = {"embed_dim": host.embed_dim, "num_heads": host.blocks[0].attn.num_heads}
     made = IRET(widening="residual", **arguments(host) | sizes | options)
     take_over(made, host, None, len(host.blocks), "from_vit")
     return made
@@ -41,11 +40,10 @@ def stitch(narrow: nn.Module, wide: nn.Module, *, first: int = 4, images: Tensor
     block had run, of positions and of every coefficient of the coarse band alone. Neither makes training needless.
 
     Args:
-        narrow, wide: as for `from_vit`; of one depth, patch size and image size, both with a class token or both
-            without.
+        narrow, wide: as for `from_vit`, and alike in all but width and heads.
         first: how many blocks are the narrow ViT's.
         images: [B 3 h w], preprocessed; as many that B x patches is several times the narrow width.
-        options: further arguments of `IRET`.
+        options: further arguments of `IRET`, such as `sampling`; widths and transitions are given.
 
     Raises:
         InputError: for ViTs that do not fit together, or a part that IRET has not.
@@ -53,10 +51,8 @@ def stitch(narrow: nn.Module, wide: nn.Module, *, first: int = 4, images: Tensor
     a, b = checked(narrow, "stitch"), checked(wide, "stitch")
     ours, theirs = arguments(a), arguments(b)
     for name, value in ours.items():
-        if value != theirs[name] and name != "num_classes":
+        if value != theirs[name]:
             raise InputError(f"stitch: {name} of the two ViTs is {value} and {theirs[name]}; allowed: the same")
-    if a.num_classes != b.num_classes:
-        raise InputError(f"stitch: the two ViTs know {a.num_classes} and {b.num_classes} classes; allowed: as many")
     if not 0 < first < len(a.blocks):
         raise InputError(f"first is {first}; allowed: 1 to {len(a.blocks) - 1} blocks of the narrow ViT")
     made = IRET(

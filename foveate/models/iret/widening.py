@@ -141,10 +141,11 @@ def stages(
         raise InputError(f"transitions are {turns}; allowed: rising blocks from -1 to {depth - 1}")
     between = KINDS[kind].between
     count = len(turns) + 1 if between else 1
-    if len(widths) != count or sorted(set(widths)) != list(widths) or (between and count == 1):
-        allowed = f"{count} rising widths for transitions {turns}" if between and turns else "one width"
-        allowed = "two rising widths or more" if between and not turns else allowed
-        raise InputError(f"embed_dim is {widths} with widening {kind!r}; allowed: {allowed}")
+    if len(widths) != count or sorted(set(widths)) != list(widths) or (between and not turns):
+        several = f"{count} rising widths for transitions {turns}" if turns else "two rising widths or more"
+        raise InputError(
+            f"embed_dim is {widths} with widening {kind!r}; allowed: {several if between else 'one width'}"
+        )
     if between and turns[-1] == depth - 1:
         raise InputError(f"transitions are {turns} with widening {kind!r}; allowed: up to {depth - 2}")
     if kind == "stitched" and count != 2:
