@@ -129,7 +129,7 @@ class Schedule:
 
 def macs(
     schedule: Schedule,
-    width: int,
+    width: int | Sequence[int],
     *,
     patches: int,
     patch_size: int,
@@ -139,12 +139,29 @@ def macs(
     """Multiply-accumulates of one image through a plain ViT, reduction itself not counted (pomt.md, section 4.1).
 
     F = 3 p^2 P C + sum_l (4 n_l C^2 + 2 n_l^2 C + 2 mlp_ratio m_l C^2) + C classes, with n_l tokens in the attention
-    and m_l in the MLP of block l. `foveate.adapters.macs.macs_of` counts a real model with torch's FlopCounterMode.
+    and m_l in the MLP of block l. `width`: C, or that of every block where it changes (see `block_macs`).
+    `foveate.adapters.macs.macs_of` counts a real model with torch's FlopCounterMode.
     """
-    total = 3 * patch_size**2 * patches * width + width * classes
-    for n, m in zip(schedule.before, schedule.after, strict=True):
-        total += 4 * n * width**2 + 2 * n**2 * width + round(2 * mlp_ratio * m * width**2)
-    return total
+    widths = widths_of(schedule, width)
+    blocks = sum(block_macs(schedule, widths, mlp_ratio=mlp_ratio))
+    return 3 * patch_size**2 * patches * widths[0] + blocks + widths[-1] * classes
+
+
+def block_macs(schedule: Schedule, width: int | Sequence[int], *, mlp_ratio: float = 4.0) -> list[int]:
+    """Multiply-accumulates of every block by itself, by the formula of `macs`.
+
+    A block behind which the width changes has its MLP on the tokens that enter it: they leave between the two blocks.
+    """
+    widths, found = widths_of(schedule, width), []
+    for c, then, n, m in zip(widths, [*widths[1:], widths[-1]], schedule.before, schedule.after, strict=True):
+        in_mlp = m if c == then else n
+        found.append(4 * n * c**2 + 2 * n**2 * c + round(2 * mlp_ratio * in_mlp * c**2))
+    return found
+
+
+def widths_of(schedule: Schedule, width: int | Sequence[int]) -> Sequence[int]:
+    """The width of every block: [L]."""
+    return [width] * schedule.depth if isinstance(width, int) else width
 
 
 def exchange_macs(schedule: Schedule, width: int, *, heads: int, memory: int, latent: int) -> int:

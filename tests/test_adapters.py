@@ -114,7 +114,8 @@ def test_copies_saves_and_trains(method, variant):
     want = reduced(IMAGE)
 
     # The caller's model is as it was, and its memory is shared.
-    assert type(model).__name__ in ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ViTTM", "Segmenter")
+    classes = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ViTTM", "IRET", "Segmenter")
+    assert type(model).__name__ in classes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert {k: v.data_ptr() for k, v in model.state_dict().items()} == before
     assert {k.removeprefix("host."): v.data_ptr() for k, v in reduced.state_dict().items()} == before

@@ -15,7 +15,7 @@ from foveate.adapters.macs import macs_of
 from foveate.errors import InputError
 from foveate.fitting.published import published
 from foveate.plans import Step
-from foveate.schedule import Schedule, macs
+from foveate.schedule import Schedule, block_macs, macs
 
 THREE = (3, 6, 9)
 SIZES = {  # width, depth, patch size, patches at 224 px
@@ -310,3 +310,15 @@ def test_other_nonsense_is_refused():
     with pytest.raises(InputError, match="at least one block"):
         Schedule(197, ())
     assert Schedule.full(2, 3).after == (2, 2, 2)  # a model this small is left alone, not refused
+
+
+def test_where_the_width_changes_tokens_leave_behind_the_mlp():
+    schedule = Schedule(17, (9, 9, 5))
+    assert block_macs(schedule, (16, 32, 32)) == [
+        4 * 17 * 16**2 + 2 * 17**2 * 16 + 8 * 17 * 16**2,
+        4 * 9 * 32**2 + 2 * 9**2 * 32 + 8 * 9 * 32**2,
+        4 * 9 * 32**2 + 2 * 9**2 * 32 + 8 * 5 * 32**2,
+    ]
+    kinds = {"patches": 16, "patch_size": 4, "classes": 7}
+    assert macs(schedule, (16, 32, 32), **kinds) == sum(block_macs(schedule, (16, 32, 32))) + 48 * 16 * 16 + 32 * 7
+    assert macs(schedule, (32,) * 3, **kinds) == macs(schedule, 32, **kinds)

@@ -3,7 +3,8 @@
 A step at one of the model's transitions is an operating point's part of it: `topk` by the relevance that the model has
 accumulated, and with the option `focus` (how many of those that stay get detail; default all). What a decision needs
 travels beside the tokens: the pixels as `memory`, which patch a token is and how relevant as `rope`, which moves with
-the tokens. After the last transition a token is a ViT's, and every method may be used.
+the tokens. Behind the last transition a token is a ViT's, and every method may be used. Where tokens widen they leave
+between two blocks: what `Facts` counts as the reduction of a block is then done at its end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,7 @@ class Increments(Reduced):
             tokens=model.num_patches + model.num_prefix_tokens,
             depth=model.depth,
             prefix=model.num_prefix_tokens,
-            width=model.embed_dim,
+            width=model.widths[0],
             heads=model.blocks[0].attn.num_heads,
             grid=model.grid,
             image=(model.lifting.channels, model.img_size, model.img_size),
@@ -55,6 +56,9 @@ class Increments(Reduced):
             classes=model.num_classes,
             has_class_token=model.num_prefix_tokens > 0,
             turns=model.turns,
+            widths=model.widths if len(set(model.widths)) > 1 else (),
+            embeddings=embeddings_of(model),
+            exits=model.exits,
         )
 
     def embed(self, image: Tensor) -> Tokens:
@@ -78,7 +82,8 @@ class Increments(Reduced):
         return tokens._replace(x=state.x, rope=torch.stack((patch, state.score, content), -1))
 
     def mlp(self, block: int, tokens: Tokens) -> Tokens:
-        return tokens._replace(x=self.plain.mlp(block, tokens.x))
+        tokens = tokens._replace(x=self.plain.mlp(block, tokens.x))
+        return self.decide(block, tokens) if block in self.facts.turns and self.trunk.between else tokens
 
     def signals(self, block: int, tokens: Tokens, bias: Tensor | None, needs: frozenset[str]) -> Signals:
         return self.plain.signals(block, bias, needs)
@@ -86,6 +91,10 @@ class Increments(Reduced):
     def reduce(self, block: int, tokens: Tokens, bias: Tensor | None) -> Tokens:
         if block not in self.facts.turns:
             return super().reduce(block, tokens, bias)
+        return tokens if self.trunk.between else self.decide(block, tokens)
+
+    def decide(self, block: int, tokens: Tokens) -> Tokens:
+        """A transition, with what was asked of it."""
         turn, keep = self.turn(block), self.schedule.after[block] - tokens.prefix
         focus = keep if turn is None or turn.focus is None else turn.focus
         memory = tokens.memory
@@ -100,7 +109,7 @@ class Increments(Reduced):
             patch=tokens.rope[..., PATCH].long(),
             content=tokens.rope[..., CONTENT].long() if uniform is None else uniform,
         )
-        state = self.trunk.sharpen(state, focus, None, self.facts.turns.index(block))
+        state = self.trunk.enter(self.trunk.transitions.index(block), state, focus, None)
         if block == self.facts.turns[-1]:
             return tokens._replace(x=state.x, rope=None, memory=None)
         rope = tokens.rope
@@ -117,9 +126,8 @@ class Increments(Reduced):
 
     def content(self, block: int) -> int | None:
         """How many contents all tokens have before a transition; None where they differ."""
-        most = len(self.trunk.contents) - 1
-        has = most if -1 in self.trunk.transitions else 0
-        for i, t in enumerate(self.facts.turns):
+        most, has = len(self.trunk.contents) - 1, 0
+        for i, t in enumerate(self.trunk.transitions):
             if t == block or has == most:
                 break
             if (turn := self.turn(t)) is not None and turn.focus is not None:
@@ -171,3 +179,10 @@ def steps_of(model: Any, point: Counts) -> Iterable[Step]:
         keep, focus = point.at(i)
         options: dict[str, bool | int | float | str] = {} if focus >= keep else {"focus": focus}
         yield Step(block=block, method=TURN, tokens=facts.prefix + keep, options=options)
+
+
+def embeddings_of(model: Any) -> tuple[tuple[int, int, int], ...]:
+    """What is embedded of a patch, and when: (transition, values, channels), first of all the coarse band."""
+    coarse = (-1, model.embed.in_features, model.embed.out_features)
+    details = zip(model.transitions, model.details, strict=False)  # one transition or more has nothing left to bring
+    return coarse, *((t, linear.in_features, linear.out_features) for t, linear in details)

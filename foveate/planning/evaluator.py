@@ -88,7 +88,7 @@ class Evaluator:
         chunks = max(1, -(-len(images) // chunk))
         self._parts = np.array_split(np.arange(len(images)), chunks)
         self._labels = None if labels is None else np.asarray(labels)
-        each = len(images) * f.tokens * (f.width + 1) * 4
+        each = len(images) * f.tokens * (max(f.width, f.last_width) + 1) * 4
         slots = int(min(f.depth, max(1, 0.7 * cache_bytes // each)))
         kept = {0} | {round(i * (f.depth - 1) / max(1, slots - 1)) for i in range(slots if slots > 1 else 0)}
         self._room = max(0, cache_bytes - each * len(kept))

@@ -115,7 +115,7 @@ def _exit(reduced: Reduced) -> nn.Linear:
     A runtime that computes in bf16 leaves what comes after the last product in float32. Without one at the end, that
     was the whole residual stream to OpenVINO: conversions in every block made it a tenth dearer than it is.
     """
-    return nn.Linear(reduced.facts.width, 16, bias=False)
+    return nn.Linear(reduced.facts.last_width, 16, bias=False)
 
 
 def _beside(reduced: Reduced) -> tuple[Tensor | None, Tensor | None]:

@@ -13,6 +13,7 @@ from foveate.plans import Step
 from foveate.tokens import Tokens
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 7}
+WIDER: dict[str, object] = {"embed_dim": (16, 32), "num_heads": 2}
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     # timm's VisionTransformer
     "vit": ("vit_tiny_patch16_224", {}),
@@ -49,6 +50,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "iret": ("iret_residual_tiny_patch16_224", {"transitions": (-1,)}),  # with decisions of its own: test_iret
     "iret_mean": ("iret_residual_tiny_patch16_224", {"transitions": (-1,), "class_token": False}),
     "vittm_process": ("vittm_tiny_patch28_224", {"output": "process", "norm": "pre"}),
+    "iret_concat": ("iret_concat_small3_patch16_224", {**WIDER, "transitions": (-1,)}),
+    "iret_stitched": ("iret_stitched_small2_patch16_224", {**WIDER, "transitions": (-1,)}),
 }
 IMAGE = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}

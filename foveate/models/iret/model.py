@@ -1,17 +1,19 @@
-"""IRET-style transformer on a pretrained ViT's blocks: coarse tokens first, detail only where attention looks.
+"""IRET-style transformer: coarse tokens first, detail only where attention looks.
 
 After "Incremental Resolution Enhancing Transformer" (GLSVLSI 2024, pp. 620-625), whose text and figures are not public.
 Its abstract states that the image is sampled in steps, that narrow tokens feed the first blocks until attention can be
 trusted, that a learnable 2-D lifting scheme then brings detail for attended tokens while others are dropped, and that a
 threshold is the knob. How is our reconstruction; no figure of this model is IRET's.
 
-Here, the residual variant: the width is the ViT's throughout, and its patch embedding is
+In the residual variant the width is a pretrained ViT's throughout, and its patch embedding is
 split over the bands of the lifting, exactly. With all detail before block 0 this is the ViT.
 
     x     = E_LL(LL) + position                         every patch, coarse
     x     = x + Attention(x)                            at a transition: relevance -> drop, keep coarse, or focus
     x_i   = x_i + A(sum of E_b(band b of patch i))      the focused
     x     = x + MLP(x)
+
+The variants that start narrow, as the abstract states, decide behind the MLP and widen there (`widening`).
 """
 
 from collections.abc import Sequence
@@ -25,9 +27,8 @@ from torch.nn import functional as F
 from foveate.errors import InputError
 from foveate.models.blocks import LayerNorm, plain_blocks
 from foveate.models.iret.deciding import Decision, Point, decide, relevance
-from foveate.models.iret.lifting import Bands, Lifting
-
-CONTENTS = (("ll",), ("lh", "hl", "hh"))
+from foveate.models.iret.lifting import Lifting
+from foveate.models.iret.widening import identity, stages
 
 
 class State(NamedTuple):
@@ -51,15 +52,16 @@ class IRET(nn.Module):
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
-        embed_dim: int = 192,
+        embed_dim: int | Sequence[int] = 192,
         depth: int = 12,
-        num_heads: int = 3,
+        num_heads: int | Sequence[int] = 3,
         mlp_ratio: float = 4.0,
         init_values: float | None = None,
         drop_path_rate: float = 0.0,
         class_token: bool = True,
         transitions: Sequence[int] | None = None,
-        contents: Sequence[Sequence[str]] = CONTENTS,
+        contents: Sequence[Sequence[str]] | None = None,
+        widening: Literal["residual", "stitched", "concat"] = "residual",
         start: Literal["haar", "cdf53"] = "haar",
         sampling: Literal["lowpass", "polyphase"] = "lowpass",
         beta: float = 0.99,
@@ -67,78 +69,86 @@ class IRET(nn.Module):
     ) -> None:
         """
         Args:
-            transitions: 0-based blocks after whose attention tokens are dropped or get detail. An exit stands behind
-                each of these blocks. Before block 0, with -1, all tokens get detail and none is dropped. By default the
-                last blocks of the first and of the second third.
+            embed_dim, num_heads: one for all blocks; or, where tokens widen, one for each stage.
+            transitions: 0-based blocks after whose attention tokens are dropped or get detail; after whose MLP, where
+                they widen. An exit stands behind each of these blocks, in the width of its stage. Before block 0, with
+                -1, all tokens get the first detail and none is dropped. By default the last blocks of equally long
+                stages, of which there are three in one width.
             contents: bands of what tokens start with, and of what each transition brings. A token that gets detail
-                later gets what it missed, too.
+                later gets what it missed, too. By default ll, then the others; in three stages, hh last.
+            widening: how tokens pass from stage to stage: "residual" in one width, "concat" with new channels for the
+                detail, "stitched" by a linear map from a narrow ViT's blocks to a wide one's (`widening`).
             start, sampling: of the lifting.
             looks, beta: relevance is accumulated over so many blocks up to a transition, its own included; each leaves
                 the share beta of what was there. Every look costs the class token's row of attention again.
 
         Raises:
-            InputError: for transitions out of order or range, or bands that are not all there once.
+            InputError: for transitions out of order or range, bands that are not all there once, or another number of
+                widths, heads or contents than of stages.
         """
         super().__init__()
-        transitions = (depth // 3 - 1, 2 * depth // 3 - 1) if transitions is None else transitions
-        self.transitions, self.contents = tuple(transitions), tuple(map(tuple, contents))
+        made = stages(widening, embed_dim, num_heads, depth, transitions, contents)
+        self.transitions, self.contents, self.columns = made.transitions, made.contents, made.columns
+        self.widths, self.between = made.widths, made.kind.between
         self.beta, self.looks = beta, looks
-        if list(self.transitions) != sorted(set(self.transitions)) or not all(-1 <= t < depth for t in transitions):
-            raise InputError(f"transitions are {self.transitions}; allowed: rising blocks from -1 to {depth - 1}")
-        if sorted(b for c in self.contents for b in c) != sorted(Bands._fields) or self.contents[0] != ("ll",):
-            raise InputError(f"contents are {self.contents}; allowed: ll, then the bands lh, hl and hh, each once")
         if looks < 1:
             raise InputError(f"looks is {looks}; allowed: 1 or more blocks")
-        if len(self.contents) - 1 > len(self.transitions):
-            raise InputError(f"{len(self.contents) - 1} details for {len(self.transitions)} transitions")
         if img_size % patch_size or patch_size % 2:
             raise InputError(f"patches of {patch_size} pixels do not divide {img_size} evenly; allowed: even divisors")
-        self.num_classes, self.embed_dim, self.depth = num_classes, embed_dim, depth
-        self.num_features = self.head_hidden_size = embed_dim
+        narrow, wide = made.steps[0][0], self.widths[-1]
+        self.num_classes, self.depth = num_classes, depth
+        self.embed_dim = self.num_features = self.head_hidden_size = wide
         self.patch_size, self.img_size = patch_size, img_size
         self.grid = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_prefix_tokens = int(class_token)
         self.lifting = Lifting(in_chans, start, sampling)
         quarter = in_chans * patch_size * patch_size // 4
-        self.embed = nn.Linear(quarter, embed_dim)
-        self.details = nn.ModuleList(nn.Linear(quarter * len(c), embed_dim, bias=False) for c in self.contents[1:])
-        self.admit = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in self.contents[1:])
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + self.num_patches, embed_dim))
+        self.embed = nn.Linear(quarter, narrow)
+        details = [(quarter * len(c), end - at) for c, (at, end) in zip(self.contents[1:], self.columns, strict=True)]
+        self.details = nn.ModuleList(nn.Linear(pixels, width, bias=False) for pixels, width in details)
+        self.admit = nn.ModuleList(identity(width) if made.kind.admits else nn.Identity() for _, width in details)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, narrow)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_prefix_tokens + self.num_patches, narrow))
         self.blocks = plain_blocks(
-            embed_dim, depth, num_heads, mlp_ratio=mlp_ratio, init_values=init_values, drop_path_rate=drop_path_rate
+            made.widths, made.heads, mlp_ratio=mlp_ratio, init_values=init_values, drop_path_rate=drop_path_rate
+        )
+        self.widenings = nn.ModuleList(
+            made.kind(before, after, self.num_patches, self.num_prefix_tokens) for before, after in made.steps
         )
         self.exits = tuple(t for t in self.transitions if 0 <= t < depth - 1)
-        self.exit_norms = nn.ModuleList(LayerNorm(embed_dim) for _ in self.exits)
-        self.norm = LayerNorm(embed_dim)
+        self.exit_norms = nn.ModuleList(LayerNorm(self.widths[t]) for t in self.exits)
+        self.norm = LayerNorm(wide)
         self.head, self.exit_heads = self._classifiers(num_classes)
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """As a ViT's; the bands' embeddings as one patch embedding's parts, what admits detail as the identity."""
+        """As a ViT's; the bands' embeddings as one patch embedding's parts."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 module.bias.zero_()
         whole = torch.empty(self.embed_dim, self.lifting.channels, self.patch_size, self.patch_size)
         nn.init.xavier_uniform_(whole.flatten(1))
-        self.embed_by(whole, torch.zeros(self.embed_dim))
+        self.embed_by(whole, torch.zeros(self.embed.out_features))
         for position in (self.pos_embed, *([] if self.cls_token is None else [self.cls_token])):
             trunc_normal_(position, std=0.02)
 
     @torch.no_grad()
-    def embed_by(self, weight: Tensor, bias: Tensor) -> None:
-        """Take over a patch embedding [C c p p], split over the bands; detail is admitted as it comes."""
+    def embed_by(self, weight: Tensor, bias: Tensor, finer: Tensor | None = None) -> None:
+        """Take over a patch embedding [C c p p], split over the bands; for details `finer` where it is another's.
+
+        Of its channels, those that a band is embedded in.
+        """
         parts = self.lifting.split(weight)._asdict()
-        self.embed.weight.copy_(parts["ll"].flatten(1))
+        self.embed.weight.copy_(parts["ll"].flatten(1)[: self.embed.out_features])
         self.embed.bias.copy_(bias)
-        details: Any = zip(self.details, self.admit, self.contents[1:], strict=True)
-        for linear, admit, bands in details:
-            linear.weight.copy_(torch.cat([parts[b].flatten(1) for b in bands], 1))
-            admit.weight.copy_(torch.eye(self.embed_dim))
-            admit.bias.zero_()
+        if finer is not None:
+            parts = self.lifting.split(finer)._asdict()
+        details: Any = zip(self.details, self.columns, self.contents[1:], strict=True)
+        for linear, (at, end), bands in details:
+            linear.weight.copy_(torch.cat([parts[b].flatten(1)[at:end] for b in bands], 1))
 
     def forward(self, image: Tensor, at: Point | None = None) -> Tensor | tuple[Tensor, ...]:
         """`at`: the operating point; by default nothing is dropped and everything gets detail."""
@@ -147,6 +157,7 @@ class IRET(nn.Module):
             state = self.block(i, state, at)
             if self.training and i in self.exits:
                 found.append(self.exit(i, state))
+            state = self.cross(i, state, at)
         last = self.forward_head(state)
         return (last, *found) if self.training else last
 
@@ -158,6 +169,7 @@ class IRET(nn.Module):
             state = self.block(i, state, at)
             if i in self.exits:
                 yield i, self.exit(i, state)
+            state = self.cross(i, state, at)
         yield self.depth - 1, self.forward_head(state)
 
     def begin(self, image: Tensor) -> State:
@@ -175,15 +187,20 @@ class IRET(nn.Module):
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
         state = State(x + self.pos_embed, pixels)
-        return self.sharpen(state, self.num_patches, None, 0) if -1 in self.transitions else state
+        return self.enter(0, state, self.num_patches, None) if -1 in self.transitions else state
 
     def block(self, i: int, state: State, at: Point | None = None) -> State:
+        """A block, with its decision where that is made inside one."""
         if not self.looked(i):
             return state._replace(x=self.blocks[i](state.x, attn_mask=self.mask(state)))
         state = self.attend(i, state)
-        if i in self.transitions:
+        if i in self.transitions and not self.between:
             state = self.turn(i, state, at)
         return state._replace(x=self.mlp(i, state.x))
+
+    def cross(self, i: int, state: State, at: Point | None = None) -> State:
+        """From block `i` into the next, with a decision where that is made between two."""
+        return self.turn(i, state, at) if i in self.transitions and self.between else state
 
     def attend(self, i: int, state: State) -> State:
         """The attention half of a block that is looked at, and what tokens received by it."""
@@ -231,12 +248,18 @@ class IRET(nn.Module):
 
     def turn(self, i: int, state: State, at: Point | None) -> State:
         """A transition: the three-way decision, and detail for the focused."""
-        which = self.turns.index(i)
+        which = self.transitions.index(i)
         assert state.score is not None
         if at is None:
-            return self.sharpen(state._replace(score=None), self.num_patches, None, which)
-        decision = decide(relevance(state.score, state.valid), at, which)
-        return self.sharpen(self.keep(state, decision), decision.focus, decision.focused, which)
+            return self.enter(which, state._replace(score=None), self.num_patches, None)
+        decision = decide(relevance(state.score, state.valid), at, self.turns.index(i))
+        return self.enter(which, self.keep(state, decision), decision.focus, decision.focused)
+
+    def enter(self, which: int, state: State, focus: int, focused: Tensor | None) -> State:
+        """The how-manieth transition's widening, and detail for the first `focus` tokens (see `sharpen`)."""
+        widening: Any = self.widenings[which]
+        state = self.sharpen(state._replace(x=widening(state.x, state.patch)), focus, focused, which)
+        return state._replace(x=widening.settle(state.x))
 
     def keep(self, state: State, decision: Decision) -> State:
         """The tokens of a decision, most relevant first; all of them keep their order where none is dropped."""
@@ -276,6 +299,9 @@ class IRET(nn.Module):
                 detail = detail * (before <= i)[..., None].to(detail.dtype)
             if getting is not None:
                 detail = detail * getting[:, :focus, None].to(detail.dtype)
+            at, end = self.columns[i]
+            if end - at < x.shape[-1]:
+                detail = F.pad(detail, (at, x.shape[-1] - end))
             x = x + detail
         content: Tensor | int = upto
         if focus < count or getting is not None:
@@ -320,16 +346,19 @@ class IRET(nn.Module):
         self.head, self.exit_heads = self._classifiers(num_classes)
 
     def no_weight_decay(self) -> set[str]:
-        return {"pos_embed", "cls_token"}
+        new = [n for n, _ in self.widenings.named_parameters() if n.endswith(("pos_embed", "cls_token"))]
+        return {"pos_embed", "cls_token", *(f"widenings.{n}" for n in new)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        widenings = [(rf"^widenings\.{w}\.", (t,)) for w, t in enumerate(self.transitions) if t >= 0]
+        first = r"|^widenings\.0\." if -1 in self.transitions else ""
         return {
-            "stem": r"^cls_token|^pos_embed|^embed|^lifting|^details|^admit",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm|^exit_", (99999,))],
+            "stem": r"^cls_token|^pos_embed|^embed|^lifting|^details|^admit" + first,
+            "blocks": [(r"^blocks\.(\d+)", None), *widenings, (r"^norm|^exit_", (99999,))],
         }
 
     def _classifiers(self, classes: int) -> tuple[nn.Linear, nn.ModuleList]:
-        made = [nn.Linear(self.embed_dim, classes) for _ in range(1 + len(self.exits))]
+        made = [nn.Linear(width, classes) for width in (self.embed_dim, *(self.widths[t] for t in self.exits))]
         for head in made:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)

@@ -121,8 +121,9 @@ class ViTTM(nn.Module):
         self.process_pos_embed = nn.Parameter(torch.zeros(1, p, embed_dim))
         self.memory_pos_embed = nn.Parameter(torch.zeros(1, m, embed_dim))
         self.blocks = plain_blocks(
-            embed_dim, depth, num_heads, mlp_ratio=mlp_ratio, init_values=init_values, drop_path_rate=drop_path_rate
-        )
+            [embed_dim] * depth, [num_heads] * depth,
+            mlp_ratio=mlp_ratio, init_values=init_values, drop_path_rate=drop_path_rate,
+        )  # fmt: skip
         writes = depth if output != "process" else depth - 1
         self.read_norm = nn.ModuleList(LayerNorm(embed_dim) for _ in range(depth))
         self.write_norm = nn.ModuleList(LayerNorm(embed_dim) for _ in range(depth if norm == "in_place" else writes))
