@@ -13,7 +13,8 @@ SCRIPTS = [
     ["benchmarks.segmentation_speed"],
 ]
 WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"],
-             ["benchmarks.vittm_equal"], ["benchmarks.camvid"]]  # fmt: skip
+             ["benchmarks.vittm_equal"], ["benchmarks.camvid"],
+             ["benchmarks.iret_frontier"]]  # fmt: skip
 
 
 def main() -> None:
