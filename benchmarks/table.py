@@ -222,9 +222,9 @@ def knob(sheet: dict[str, Any]) -> str:
         f"From the real ViT-Tiny, fine-tuned on clothing10 for {about['epochs']} epochs by one recipe: one IRET-style\n"
         "model for all its points, the ViT whole and then pruned without training, and the ViT through one plan of\n"
         "EViT's. A reconstruction; none of these figures is IRET's. What the deployed files\n"
-        f"({first['runtime']} {first['precision']}, batch 1) answer on the {about['images']} test photographs; latency\n"
-        "as a share of the fine-tuned ViT's, all by turns (intervals: 99 % over all points, 95 % of top-1). Energy is\n"
-        f"{first['energy']}.\n\n"
+        f"({first['runtime']} {first['precision']}, batch 1) answer on the {about['images']} test photographs;\n"
+        "latency as a share of the fine-tuned ViT's, all by turns (intervals: 99 % over all points, 95 % of top-1).\n"
+        f"Energy is {first['energy']}.\n\n"
         + grid(["model", "share of ViT/16's latency", "top-1, %", "GMACs", "over its MAC ratio", "mJ"], rows) + "\n"
         + machine(sheet)
     )  # fmt: skip
