@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from foveate.adapters.load import Loaded
 from foveate.evaluate import Images, metrics, top
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import device_facts
+from foveate.hardware.energy import Energy, find_meters, measure, modelled
 from foveate.hardware.peaks import measure_peaks
 from foveate.hardware.timer import percentiles
 from foveate.plans import Plan
@@ -21,6 +22,9 @@ from foveate.result import Result, Tag
 
 if TYPE_CHECKING:
     from foveate.fitting.job import _Job
+
+METERED_SECONDS = 3.0  # where there is a counter of energy
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ def origin(bench: Bench, seed: int) -> dict[str, Tag]:
 
 def tagged(result: Result, origin: dict[str, Tag], **tags: Tag) -> Result:
     return result.model_copy(update={"tags": {**result.tags, **tags}, "origin": origin})
+
+
+def energy_of(bench: Bench, label: str, model: nn.Module, macs: int) -> Energy:
+    """Of one image: read off counters where there are any, else from operations and the weights' bytes.
+
+    Weights are taken to come from DRAM once a call; tokens, a few hundred kilobytes, to stay in the caches.
+    """
+    meters, _ = find_meters()
+    if meters:
+        x = np.zeros((bench.batch, *bench.builds[label].image), np.float32)
+        found = measure(lambda: bench.logits(label, x), meters, seconds=METERED_SECONDS)
+        return replace(found, mj=found.mj / bench.batch, idle_mj=(found.idle_mj or 0.0) / bench.batch)
+    moved = sum(p.numel() for p in model.parameters()) * BYTES[bench.precision] / bench.batch
+    return modelled(macs, moved, bench.precision)
 
 
 @dataclass
@@ -112,6 +130,9 @@ class Evidence:
                     tags={"plan": role},
                 )
             )
+            energy = energy_of(bench, label, job.model, job.facts.macs(build.plan.schedule))
+            about: dict[str, Tag] = {"plan": role, "how": energy.how, "source": energy.source}
+            rows.append(Result(name="energy", value=energy.mj, unit="mJ", n=energy.calls, tags=about, origin=source))
             if role == "chosen":
                 rows.append(parity(job, build.plan, answer, source))
         if job.speedup is not None:

@@ -9,13 +9,10 @@ from torch import nn
 from foveate.adapters import Facts
 from foveate.elastic import Frontier, Point
 from foveate.fitting.bench import Bench
-from foveate.fitting.evidence import Quality
-from foveate.hardware.energy import Energy, find_meters, measure, modelled
+from foveate.fitting.evidence import Quality, energy_of
+from foveate.hardware.energy import Energy
 from foveate.hardware.timer import percentiles, speedup
 from foveate.result import Result, Tag
-
-METERED_SECONDS = 3.0  # of each point, where there is a counter
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -83,20 +80,6 @@ def worth_having(seen: Sequence[Seen]) -> list[Seen]:
         if s.share[2] < 1 and s.ms < dense.ms and (not kept or s.right > kept[-1].right):
             kept.append(s)
     return [dense, *reversed(kept)]
-
-
-def energy_of(bench: Bench, label: str, model: nn.Module, macs: int) -> Energy:
-    """Of one image: read off counters where there are any, else from operations and the weights' bytes.
-
-    Weights are taken to come from DRAM once a call; tokens, a few hundred kilobytes, to stay in the caches.
-    """
-    meters, _ = find_meters()
-    if meters:
-        x = np.zeros((bench.batch, *bench.builds[label].image), np.float32)
-        found = measure(lambda: bench.logits(label, x), meters, seconds=METERED_SECONDS)
-        return Energy(found.mj / bench.batch, found.how, found.source)
-    moved = sum(p.numel() for p in model.parameters()) * BYTES[bench.precision] / bench.batch
-    return modelled(macs, moved, bench.precision)
 
 
 def frontier_of(

@@ -144,6 +144,13 @@ def key_figures(written: Written) -> list[Figure]:
         share = "" if base is None or plan.dense or not base.value else f"{fixed(macs.value / base.value, 2)} of dense"
         parts = [share, "" if base is None or plan.dense else f"dense {number(base.value)} GMAC"]
         rows.append(Figure("Arithmetic an image", number(macs.value), "GMAC", _join(parts)))
+    energy, whole = written.first("energy", plan=role), written.first("energy", plan="dense")
+    if energy is not None:
+        share = (
+            "" if whole is None or plan.dense or not whole.value else f"{fixed(energy.value / whole.value, 2)} of dense"
+        )
+        said = f"{text(energy.tags.get('how'))}: {text(energy.tags.get('source'))}"
+        rows.append(Figure("Energy an image", number(energy.value), "mJ", _join([share, said])))
     told = not written.random_weights  # else what follows would measure noise
     accuracy = written.loss("accuracy", plan=role)
     if accuracy is not None and told:
