@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,6 @@ class Server:
     process: subprocess.Popen[str]
     url: str
     log: Path
-    ended: bool = field(default=False)
 
     @property
     def address(self) -> tuple[str, int]:
