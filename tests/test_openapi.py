@@ -63,7 +63,7 @@ def obeyed(operation, mode: str) -> list[int]:
     excluded = [schemathesis.checks.positive_data_acceptance] if loose else []
 
     @settings(
-        max_examples=8 if loose else 2, deadline=None, derandomize=True, database=None, phases=(Phase.generate,),
+        max_examples=6 if loose else 1, deadline=None, derandomize=True, database=None, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))

@@ -32,6 +32,7 @@ def without(tensor: dict, name: str, **more: object) -> dict:
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+@settings(max_examples=25)
 @given(st.lists(finite, min_size=72, max_size=72), st.booleans(), st.booleans(), st.text(max_size=9))
 def test_images_come_out_as_they_went_in(values, binary, nested, name):
     x = np.array(values, dtype=np.float32).reshape(1, 3, 4, 6)
@@ -43,6 +44,7 @@ def test_images_come_out_as_they_went_in(values, binary, nested, name):
     np.testing.assert_array_equal(ask.images, x)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=8), st.booleans())
 def test_photographs_come_out_as_they_went_in(files, binary):
     raw = b"".join(struct.pack("<I", len(f)) + f for f in files)
@@ -54,6 +56,7 @@ def test_photographs_come_out_as_they_went_in(files, binary):
     assert read(*body(tensor, raw if binary else None), SPEC).photos == tuple(files)
 
 
+@settings(max_examples=50)
 @given(st.lists(finite, min_size=10, max_size=10), st.booleans())
 def test_answers_say_their_logits(values, binary):
     logits = np.array(values, dtype=np.float32).reshape(2, 5)
@@ -170,7 +173,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.fixed_dictionaries(
         {"name": st.sampled_from(["image", "photo"]), "datatype": st.sampled_from(["FP32", "BYTES"]),
