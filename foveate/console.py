@@ -48,6 +48,7 @@ def escape(text: str) -> str:
 def emit(value: Any, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(value, default=str) + "\n")
+        sys.stdout.flush()  # a server goes on after it
 
 
 def command_line() -> str:

@@ -9,6 +9,10 @@ class NotAvailable(InputError):
     """Something this machine lacks (a runtime, a precision, a network); the message says what and why."""
 
 
+class TooLarge(InputError):
+    """Input beyond a limit that protects the machine: more pixels than may be decoded."""
+
+
 def one_of(kind: str, value: object, known: object) -> InputError:
     """The error for an unknown name: `one_of("method", "tomee", METHODS)` lists what is known."""
     return InputError(f"unknown {kind} {value!r}; known: {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from foveate.errors import InputError
+from foveate.errors import InputError, TooLarge
 from foveate.files import read_text, write_text
 
 MIN_SIDE = 8  # pixels; below that a photograph holds less than one patch
@@ -112,14 +112,14 @@ def read_image(path: str | Path) -> Image.Image:
     return decode_image(data, str(path))
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The photograph in `data` as an upright RGB image; `name` stands in the errors.
 
     The first frame of an animation; EXIF orientation applied; what is transparent lies on white; 16 bits a channel are
     scaled to 8, never clipped; CMYK, palette and grey are converted. Colour profiles are not applied (nor does timm).
 
     Raises:
-        InputError: empty, not an image, truncated or corrupt, under 8 px a side, over 89 million pixels, longer
+        InputError: empty, not an image, truncated or corrupt, under 8 px a side, over `max_pixels`, longer
             than 50 times its width, or with pixels that have no fixed range (32-bit float).
     """
     if not data:
@@ -127,7 +127,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     try:
         with _quiet():
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            _check_size(image, name)
+            _check_size(image, name, max_pixels)
             image.load()  # of an animation: the first frame
             return _rgb(_upright(image), name)
     except InputError:
@@ -135,20 +135,20 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         raise InputError(f"{name} is not an image foveate can read; allowed: {' '.join(SUFFIXES)}") from None
     except Image.DecompressionBombError:
-        raise InputError(f"image {name} has too many pixels; allowed: at most {MAX_PIXELS:,}") from None
+        raise TooLarge(f"image {name} has too many pixels; allowed: at most {max_pixels:,}") from None
     except Exception as e:  # damaged files make decoders raise nearly anything: OSError, SyntaxError, zlib.error ...
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(f"image {name} is truncated or corrupt ({reason}); allowed: a whole image file") from None
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     """Before anything is decoded, from the header alone."""
     short, long = sorted(image.size)
     shown = f"image {name} is {image.width}x{image.height} px"
     if short < MIN_SIDE:
         raise InputError(f"{shown}; allowed: at least {MIN_SIDE} px a side")
-    if short * long > MAX_PIXELS:
-        raise InputError(f"{shown}; allowed: at most {MAX_PIXELS:,} pixels")
+    if short * long > max_pixels:
+        raise TooLarge(f"{shown}; allowed: at most {max_pixels:,} pixels")
     if long > MAX_ASPECT * short:
         raise InputError(f"{shown}; allowed: a long side of at most {MAX_ASPECT} times the short one")
 

@@ -47,7 +47,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-COMMANDS = ("fit", "run", "profile", "compare", "evaluate", "export", "train", "list", "doctor")
+COMMANDS = ("fit", "run", "profile", "compare", "evaluate", "export", "train", "serve", "list", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

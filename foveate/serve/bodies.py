@@ -1,0 +1,103 @@
+"""Bodies, received within a limit of size, of time, and of memory held by all of them together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from foveate.errors import InputError
+
+
+class Refused(HTTPException):
+    """A status and one line; `reason` is counted where room was lacking."""
+
+    def __init__(self, status: int, line: str, reason: str | None = None) -> None:
+        super().__init__(status, line, {"retry-after": "1"} if status == 503 else None)
+        self.reason = reason
+
+
+class Bodies:
+    """Receives bodies of at most `limit` bytes in at most `seconds`, and holds at most `total` bytes at once."""
+
+    def __init__(self, limit: int, seconds: float, total: int) -> None:
+        self.limit, self.seconds, self.total, self.held = limit, seconds, max(total, limit), 0
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[bytearray]:
+        """The whole body, which counts as held until the end of the block.
+
+        Raises:
+            Refused: 413 too large, 408 too slow, 415 compressed, 503 no memory for it now.
+        """
+        if (encoding := request.headers.get("content-encoding", "identity")).lower() != "identity":
+            raise Refused(415, f"content-encoding is {encoding[:40]!r}; allowed: identity")
+        length = request.headers.get("content-length", "")
+        self._check(int(length) if length.isdecimal() and len(length) < 20 else 0)
+        body, taken = bytearray(), 0
+        try:
+            try:
+                async with asyncio.timeout(self.seconds):
+                    async for chunk in request.stream():
+                        self._check(len(body) + len(chunk))
+                        if self.held + len(chunk) > self.total:
+                            raise Refused(503, "no memory for another body now; come again", "memory")
+                        self.held, taken = self.held + len(chunk), taken + len(chunk)
+                        body += chunk
+            except TimeoutError:
+                raise Refused(408, f"the body took longer than {self.seconds:g} s to come") from None
+            yield body
+        finally:
+            self.held -= taken
+
+    def _check(self, size: int) -> None:
+        if size > self.limit:
+            raise Refused(413, f"the body has over {self.limit} bytes; allowed: at most {self.limit}")
+
+
+def file_of(body: bytearray, content_type: str) -> bytes:
+    """The field `file` of a multipart/form-data body.
+
+    Raises:
+        InputError: where it is none, or has no such field.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise InputError("multipart/form-data without a boundary; allowed: one, and a field file")
+    names: list[bytes] = []
+    content, header = bytearray(), [b"", b""]
+
+    def value(data: bytes, start: int, end: int) -> None:
+        header[1] += data[start:end]
+
+    def field(data: bytes, start: int, end: int) -> None:
+        header[0] += data[start:end]
+
+    def header_end() -> None:
+        if header[0].lower() == b"content-disposition":
+            names.append(parse_options_header(bytes(header[1]))[1].get(b"name", b""))
+        header[:] = [b"", b""]
+
+    def part(data: bytes, start: int, end: int) -> None:
+        if names[-1:] == [b"file"]:
+            content.extend(data[start:end])
+
+    ended: list[bool] = []
+    parser = MultipartParser(
+        boundary,
+        {"on_header_field": field, "on_header_value": value, "on_header_end": header_end, "on_part_data": part,
+         "on_part_begin": lambda: names.append(b""), "on_end": lambda: ended.append(True)},
+    )  # fmt: skip
+    try:
+        parser.write(bytes(body))
+        parser.finalize()
+    except FormParserError as e:
+        raise InputError(f"the multipart/form-data body is damaged: {e}") from None
+    if not ended:
+        raise InputError("the multipart/form-data body ends before its last boundary")
+    if names.count(b"file") != 1:
+        raise InputError(f"the multipart/form-data body has {names.count(b'file')} fields named file; allowed: one")
+    return bytes(content)

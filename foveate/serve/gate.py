@@ -1,0 +1,153 @@
+"""What every request passes: an id, the token, a place among those under way, a line in the log, a count.
+
+Plain ASGI around the application, so that nothing of a body is read before it is known that it will be wanted.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from foveate.serve.metrics import Metrics
+from foveate.serve.settings import Settings
+
+log = logging.getLogger("foveate.serve")
+SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+OPEN = re.compile(r"/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready")  # needs no token
+GONE = 499  # in logs and counts: the client left before its answer
+
+
+@dataclass
+class State:
+    """Of one process. draining: nothing new is taken; active: POST requests that were accepted and not yet answered."""
+
+    draining: bool = False
+    active: int = 0
+
+
+@dataclass
+class Passage:
+    """One request's way through, in `scope["passage"]`; `facts` go into its log line."""
+
+    id: str
+    began: float  # by time.monotonic
+    status: int = GONE
+    whole: bool = False  # its body was read to the end
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, settings: Settings, state: State, metrics: Metrics) -> None:
+        self._app, self._settings, self._state, self._metrics = app, settings, state, metrics
+        self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        passage = Passage(given if SANE.fullmatch(given) else secrets.token_hex(8), time.monotonic())
+        scope["passage"] = passage
+
+        async def hear() -> Message:
+            message = await receive()
+            passage.whole |= message["type"] == "http.disconnect" or not message.get("more_body", False)
+            return message
+
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                passage.status = message["status"]
+                out = MutableHeaders(scope=message)
+                out["x-request-id"] = passage.id
+                if not await self._rest(passage, headers, hear) or self._state.draining:
+                    out["connection"] = "close"
+            await send(message)
+
+        work = scope["method"] == "POST"
+        refusal = self._refusal(scope, headers, work)
+        self._state.active += work and refusal is None
+        try:
+            if refusal is not None:
+                await refusal(scope, hear, say)
+            else:
+                log.debug("accepted", extra={"facts": {"id": passage.id, "path": scope["path"]}})
+                await self._app(scope, hear, say)
+        except ClientDisconnect:
+            passage.status = GONE
+        except Exception as e:  # a bug of ours: one line for both sides
+            line = " ".join(f"{type(e).__name__}: {e}".split())
+            log.error("failed", extra={"facts": {"id": passage.id, "error": line}})
+            if passage.status == GONE:
+                await JSONResponse({"error": f"the server failed; its log has it under {passage.id}"}, 500)(
+                    scope, hear, say
+                )
+        finally:
+            self._state.active -= work and refusal is None
+            self._done(scope, passage)
+
+    def _refusal(self, scope: Scope, headers: Headers, work: bool) -> ASGIApp | None:
+        """The answer to a request that is not let in."""
+        closed = self._token is not None and not OPEN.fullmatch(scope["path"])
+        if closed and not secrets.compare_digest(headers.get("authorization", "").encode(), self._token or b""):
+            line = "no valid token; allowed: Authorization: Bearer TOKEN"
+            return JSONResponse({"error": line}, 401, {"www-authenticate": "Bearer"})
+        if not work:
+            return None
+        if self._state.draining:
+            reason, line = "draining", "shutting down; nothing new is taken"
+        elif self._state.active >= self._settings.in_flight:
+            reason, line = "busy", f"{self._state.active} requests are under way, as many as allowed; come again"
+        else:
+            return None
+        self._metrics.refused.labels(reason).inc()
+        return JSONResponse({"error": line}, 503, {"retry-after": "1"})
+
+    async def _rest(self, passage: Passage, headers: Headers, hear: Receive) -> bool:
+        """Read what an answer given early left of the body and forget it, within limits; False where more may come.
+
+        Closing on a client that still sends would reset the connection, and lose it the answer.
+        """
+        if passage.whole or passage.status < 400:
+            return True
+        if passage.status == 408 or "expect" in headers:
+            return False
+        size = 0
+        try:
+            async with asyncio.timeout(2):
+                while not passage.whole and size <= self._settings.max_body_bytes:
+                    size += len((await hear()).get("body", b""))
+        except TimeoutError:
+            return False
+        return passage.whole
+
+    def _done(self, scope: Scope, passage: Passage) -> None:
+        # The template, not the path: a client must not be able to make up new labels without end.
+        route = getattr(scope.get("route"), "path", "other")
+        seconds = time.monotonic() - passage.began
+        self._metrics.requests.labels(route, passage.status).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        if passage.status == GONE:
+            self._metrics.disconnected.inc()
+        facts = {"id": passage.id, "method": scope["method"], "path": scope["path"][:256], "status": passage.status}
+        log.info("request", extra={"facts": facts | {"ms": round(1e3 * seconds, 3)} | passage.facts})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; tracebacks stay inside it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
+        line |= {"event": record.getMessage(), **getattr(record, "facts", {})}
+        if record.exc_info and record.exc_info[1] is not None:
+            line["error"] = " ".join(f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}".split())
+        return json.dumps(line)

@@ -1,0 +1,137 @@
+"""A small deployed folder with three operating points, and real servers on it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from foveate.artefact import write_card
+from foveate.elastic import Frontier, Point
+from foveate.plans import ModelRef, Plan, Step
+from foveate.preprocess import Preprocess
+from foveate.runtimes._export import INPUT, OUTPUT
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel")
+SIZE = (32, 32)
+PREPROCESS = Preprocess(size=SIZE)
+REF = ModelRef(name="tiny", weights="object", tokens=17, depth=3, prefix=1)
+
+
+def make_folder(folder: Path, *, batch: int = 4, elastic: bool = True, slow: int = 0) -> Path:
+    """A deployed folder for ONNX Runtime, made in moments: logits are a product of the pixels and `weights(point)`.
+
+    Its latencies in frontier.json are made up. slow: products of 512 x 512 matrices that every call does besides.
+    """
+    points = []
+    for i, kept in enumerate((None, 10, 5)):
+        steps = () if kept is None else (Step(block=0, method="tome", tokens=kept),)
+        plan = Plan(model=REF, steps=steps, runtime="onnxruntime", batch=batch, threads=1)
+        file = Path("model.onnx" if i == 0 else f"points/{i}/model.onnx")
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(_graph(batch, i, slow), folder / file)
+        points.append(Point(
+            steps=steps, file=str(file), tokens=plan.schedule.after, gmacs=1 - i / 4, latency_ms=9 - 3 * i, p99_ms=20,
+            share=1 - i / 4, share_low=0.5, share_high=1, quality=90 - 5 * i, quality_low=80, quality_high=95,
+            energy_mj=8 - 2 * i,
+        ))  # fmt: skip
+    dense = Plan(model=REF, runtime="onnxruntime", batch=batch, threads=1)
+    write_card(folder, dense, "model.onnx", PREPROCESS, CLASSES, None)
+    if elastic:
+        Frontier(
+            runtime="onnxruntime", precision="fp32", batch=batch, threads=1, figure="top-1", images=100,
+            energy="modelled", energy_source="a test", points=tuple(points),
+        ).save(folder)  # fmt: skip
+    return folder
+
+
+def weights(point: int) -> np.ndarray:
+    """float32 [3 x 32 x 32, classes]."""
+    return np.random.default_rng(point).normal(size=(3 * 32 * 32, len(CLASSES))).astype(np.float32) / 32
+
+
+def expected(images: np.ndarray, point: int) -> np.ndarray:
+    """The logits [n classes] of images [n 3 32 32]."""
+    return images.reshape(len(images), -1) @ weights(point)
+
+
+def _graph(batch: int, point: int, slow: int) -> onnx.ModelProto:
+    tensor, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    held = [onnx.numpy_helper.from_array(weights(point), "w")]
+    nodes = [node("Flatten", [INPUT], ["flat"], axis=1), node("MatMul", ["flat", "w"], ["product"])]
+    last = "product"
+    if slow:
+        held += [
+            onnx.numpy_helper.from_array(np.eye(512, dtype=np.float32), "eye"),
+            onnx.numpy_helper.from_array(np.float32([0]), "zero"),
+        ]
+        nodes += [node("ReduceMax", ["flat"], ["most"], keepdims=0), node("Mul", ["most", "zero"], ["none"]),
+                  node("Add", ["eye", "none"], ["m0"])]  # fmt: skip
+        nodes += [node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"]) for i in range(slow)]
+        nodes += [node("ReduceMax", [f"m{slow}"], ["one"], keepdims=0), node("Mul", ["product", "one"], ["slowly"])]
+        last = "slowly"
+    nodes.append(node("Identity", [last], [OUTPUT]))
+    graph = onnx.helper.make_graph(
+        nodes, "tiny", [tensor(INPUT, onnx.TensorProto.FLOAT, [batch, 3, *SIZE])],
+        [tensor(OUTPUT, onnx.TensorProto.FLOAT, [batch, len(CLASSES)])], held,
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+
+@dataclass
+class Server:
+    """A server in a process of its own; what it writes to stderr lies in a file."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    def lines(self) -> list[dict[str, Any]]:
+        text = self.log.read_text()
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return answer.read()
+
+    def end(self, sig: int = signal.SIGTERM) -> int:
+        self.process.send_signal(sig)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def running(folder: Path, log: Path, *options: object, env: dict[str, str] | None = None) -> Iterator[Server]:
+    command = [sys.executable, "-m", "foveate", "serve", str(folder), "--port", "0", "--json", *map(str, options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    with (
+        log.open("w") as err,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert said, log.read_text()
+            yield Server(process, json.loads(said)["url"], log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(30)
+
+
+def images(n: int, seed: int = 0) -> np.ndarray:
+    """float32 [n 3 32 32]."""
+    return np.random.default_rng(seed).normal(size=(n, 3, *SIZE)).astype(np.float32)

@@ -1,0 +1,110 @@
+"""OpenAPI says what the server does: schemathesis makes requests of its description, good and bad, on a real socket."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from support.served import make_folder, running
+
+schemathesis = pytest.importorskip("schemathesis")
+
+
+def photograph(width: int, height: int, shade: int, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (shade, 40, 90)).save(file, kind)
+    return file.getvalue()
+
+
+def photographs(*kinds: str):
+    """Real files: that these are taken is part of what is checked."""
+    side = st.integers(8, 60)
+    return st.builds(photograph, side, side, st.integers(0, 255), st.sampled_from(kinds))
+
+
+for media, kinds in (("image/png", ("PNG",)), ("image/jpeg", ("JPEG",)), ("image/webp", ("WEBP",))):
+    schemathesis.openapi.media_type(media, photographs(*kinds))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = make_folder(tmp_path_factory.mktemp("served"))
+    with running(folder, tmp_path_factory.mktemp("log") / "log", "--slo-ms", 10_000) as server:
+        yield server
+        errors = [line for line in server.lines() if line["level"] == "error" or line.get("status") == 500]
+        assert not errors
+
+
+# JSON Schema cannot say that data has as many values as shape says, or that bytes are an image: what is generated for
+# these may rightly be refused. Both have tests of their own.
+LOOSE = ("/infer", "/classify")
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_what_is_described_is_what_is_done(server, mode):
+    described = schemathesis.openapi.from_url(server.url + "/openapi.json")
+    operations = [result.ok() for result in described.get_all_operations()]
+    assert len(operations) == 11
+    statuses = {status for operation in operations for status in obeyed(operation, mode)}
+    assert statuses & ({400, 404, 413, 415} if mode == "negative" else {200})
+
+
+def obeyed(operation, mode: str) -> list[int]:
+    """The statuses of requests generated for an operation, each checked against its description."""
+    if mode == "negative" and not (operation.body or operation.path_parameters or operation.query):
+        return []  # nothing of it can be wrong
+    found, loose = [], operation.path.endswith(LOOSE)
+    excluded = [schemathesis.checks.positive_data_acceptance] if loose else []
+
+    @settings(
+        max_examples=6 if loose else 1, deadline=None, derandomize=True, database=None, phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
+    def obeys(case):
+        found.append(case.call_and_validate(excluded_checks=excluded, timeout=60).status_code)
+
+    obeys()
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_of_its_command_line_finds_nothing(server):
+    command = [sys.executable, "-m", "schemathesis.cli", "run", server.url + "/openapi.json", "--max-examples", "30",
+               "--exclude-checks", "positive_data_acceptance", "--phases", "examples,coverage,fuzzing",
+               "--generation-deterministic", "--no-color"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=os.environ.get("TMPDIR", "/tmp"))
+    assert done.returncode == 0, done.stdout[-6000:]
+    tried = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert tried is not None and tried[1] == tried[2] and int(tried[1]) > 300, done.stdout[-6000:]
+
+
+def test_every_path_is_described(server):
+    document = json.loads(server.get("/openapi.json"))
+    assert document["openapi"].startswith("3.")
+    assert set(document["paths"]) == {
+        "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}", "/v2/models/{name}/ready",
+        "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}",
+        "/v2/models/{name}/versions/{version}/ready", "/v2/models/{name}/versions/{version}/infer", "/classify",
+        "/metrics",
+    }  # fmt: skip
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert "422" not in operation["responses"]
+
+
+def test_the_example_in_the_description_is_answered(server):
+    import urllib.request
+
+    document = json.loads(server.get("/openapi.json"))
+    body = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]["application/json"]
+    with urllib.request.urlopen(
+        server.url + "/v2/models/tiny/infer", json.dumps(body["example"]).encode(), 30
+    ) as answer:
+        assert json.loads(answer.read())["outputs"][0]["shape"] == [1, 3]
