@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import urllib.request
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from support.served import running
 from timm.models.vision_transformer import VisionTransformer
 
 import foveate
@@ -90,6 +92,21 @@ def operating_points_are_measured_and_answer(fitted, photos, tmp_path):
         plain.within_ms(5)
 
 
+def it_is_served_with_its_knob(fitted, photos, tmp_path):
+    with running(fitted.folder, tmp_path / "log", "--slo-ms", 10_000) as server:
+        ask = urllib.request.Request(
+            f"{server.url}/classify?k=1", photos[0].read_bytes(), {"content-type": "image/jpeg"}
+        )
+        with urllib.request.urlopen(ask, timeout=30) as answer:
+            told = json.loads(answer.read())
+        points = json.loads(server.get("/v2/models/clothing_vit"))
+        assert server.end() == 0
+    artefact = foveate.open(fitted.folder, at=told["operating_point"])
+    (name, share), *_ = artefact.top(photos[0])
+    assert told["top"][0]["class"] == name and told["top"][0]["share"] == pytest.approx(share, abs=1e-4)
+    assert points["inputs"][0]["shape"] == [-1, 3, 224, 224]
+
+
 def _without(folder, name, copy):
     shutil.copytree(folder, copy)
     (copy / name).unlink()
@@ -136,7 +153,8 @@ def test_a_fit_from_end_to_end(tmp_path, photos, subtests, monkeypatch):
     for check in (
         writes_everything_and_nothing_half, a_plan_is_handed_back_only_if_proven,
         the_written_folder_answers_and_matches_the_plan, every_result_carries_its_origin,
-        it_exports_again_from_the_written_plan, operating_points_are_measured_and_answer, a_damaged_folder_is_one_error,
+        it_exports_again_from_the_written_plan, operating_points_are_measured_and_answer, it_is_served_with_its_knob,
+        a_damaged_folder_is_one_error,
     ):  # fmt: skip
         with subtests.test(check.__name__):
             check(fitted, photos, tmp_path)
