@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from foveate.elastic import Frontier, Point
 from foveate.elastic.frontier import FILE as FRONTIER
 from foveate.errors import InputError
-from foveate.files import read_text, replacing_folder, write_text
+from foveate.files import read_as, replacing_folder, write_text
 from foveate.hardware.device import default_threads
 from foveate.plans import Plan
 from foveate.preprocess import Preprocess, read_image
@@ -195,7 +195,4 @@ class Artefact:
 
 
 def read_card(folder: Path) -> Card:
-    try:
-        return Card.model_validate_json(read_text(folder / "model.json"))
-    except ValidationError as e:
-        raise InputError(f"{folder / 'model.json'} is damaged: {e.errors()[0]['msg']}") from None
+    return read_as(Card, folder / "model.json")

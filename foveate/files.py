@@ -6,8 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from foveate.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_text(path: str | Path) -> str:
@@ -15,6 +20,20 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"cannot read {path}: {_reason(e)}") from None
+
+
+def read_as(model: type[M], path: str | Path, wrong: str = "is damaged") -> M:
+    """A JSON file as a pydantic model.
+
+    Raises:
+        InputError: where it cannot be read, or is no such model: "`path` `wrong`: field: reason".
+    """
+    try:
+        return model.model_validate_json(read_text(path))
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path} {wrong}: {where}: {first['msg']} (got {first['input']!r:.80})") from None
 
 
 @contextmanager

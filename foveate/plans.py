@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from foveate.errors import InputError
-from foveate.files import read_text, write_text
+from foveate.files import read_as, write_text
 from foveate.schedule import Schedule
 
 Kwarg = bool | int | float | str | tuple[int, ...]  # of a model's constructor
@@ -90,9 +89,4 @@ class Plan(BaseModel):
         """
         path = Path(path)
         path = path / "plan.json" if path.is_dir() else path
-        try:
-            return cls.model_validate_json(read_text(path))
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path} is not a plan: {where}: {first['msg']} (got {first['input']!r:.80})") from None
+        return read_as(cls, path, "is not a plan")

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foveate.errors import InputError
-from foveate.files import read_text, write_text
+from foveate.files import read_as, write_text
 from foveate.plans import Step
 
 FILE = "frontier.json"
@@ -114,10 +114,4 @@ class Frontier(BaseModel):
         Raises:
             InputError: where there is none, or it is damaged; names the file and the field.
         """
-        path = Path(folder) / FILE
-        try:
-            return cls.model_validate_json(read_text(path))
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path} is not a frontier: {where}: {first['msg']}") from None
+        return read_as(cls, Path(folder) / FILE, "is not a frontier")

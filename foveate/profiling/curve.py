@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from foveate.errors import InputError
-from foveate.files import read_text, write_text
+from foveate.files import read_as, write_text
 from foveate.planners.table import Curve, LatencyTable, ReduceCost
 from foveate.plans import Plan, Step
 from foveate.schedule import Schedule
@@ -82,12 +81,7 @@ class Profile(BaseModel):
         Raises:
             InputError: where there is none, or it is not one; names the file and the field.
         """
-        try:
-            return cls.model_validate_json(read_text(path))
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path} is not a profile: {where}: {first['msg']}") from None
+        return read_as(cls, path, "is not a profile")
 
 
 def reference_of(points: Sequence[Point]) -> float:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from foveate.errors import InputError
-from foveate.files import read_text
+from foveate.files import read_as
 from foveate.plans import Plan
 from foveate.result import Result, Tag, read_results
 
@@ -147,11 +147,4 @@ def read_folder(folder: str | Path) -> Written:
 
 
 def _optional(path: Path, kind: type[Model]) -> Model | None:
-    if not path.exists():
-        return None
-    try:
-        return kind.model_validate_json(read_text(path))
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path} is damaged: {where}: {first['msg']}") from None
+    return read_as(kind, path) if path.exists() else None
