@@ -133,12 +133,12 @@ def _checked(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Kwarg]:
     import foveate.models  # noqa: F401  puts ours into timm's registry
 
     kwargs = {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else dict(kwargs)
+    own = timm.is_model(name) and timm.model_entrypoint(name).__module__.startswith("foveate.")
     for key, value in kwargs.items():
-        whole = isinstance(value, list | tuple) and all(isinstance(v, int) for v in value)
-        if not whole and not isinstance(value, bool | int | float | str):
-            raise InputError(
-                f"model option {key}={value!r}; allowed: true, false, a number, a word, or a list of whole numbers"
-            )
+        listed = isinstance(value, list | tuple) and all(isinstance(v, int) for v in value)
+        if not isinstance(value, bool | int | float | str) and not (own and listed):
+            more = ", or a list of whole numbers" if own else ""
+            raise InputError(f"model option {key}={value!r}; allowed: true, false, a number or a word{more}")
     if name != BUNDLED and not timm.is_model(name):
         near = difflib.get_close_matches(name, [BUNDLED, *timm.list_models()], n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {BUNDLED} and timm's models"
