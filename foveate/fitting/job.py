@@ -1,40 +1,35 @@
 """The main job: build, profile, plan, verify, keep or refuse."""
 
-import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from foveate.adapters import Facts, describe
 from foveate.adapters.load import BUNDLED, Loaded, load
-from foveate.artefact import write_card
 from foveate.errors import InputError, one_of
 from foveate.evaluate import Images
-from foveate.files import check_folder, replacing_folder, write_text
+from foveate.files import check_folder
 from foveate.fitting.baseline import Dense, contenders, fastest_dense
 from foveate.fitting.bench import Build, photographs, reference_logits
 from foveate.fitting.budget import Budget
-from foveate.fitting.evidence import Evidence, Quality, origin, overlays, quality
-from foveate.fitting.frontier import Seen, frontier_of, measure_points, worth_having
-from foveate.fitting.frontier import results as frontier_results
+from foveate.fitting.evidence import Evidence, Quality, quality
+from foveate.fitting.frontier import Seen, measure_points, worth_having
+from foveate.fitting.outcome import Outcome
 from foveate.fitting.stages import Progress, StageClock
+from foveate.fitting.writing import write
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import Speedup, proven
 from foveate.methods import METHODS
 from foveate.planners.pareto import spread
 from foveate.planning import Candidate, plan_candidates, plan_pomt
-from foveate.plans import Plan
 from foveate.profiling import Profile, profile
-from foveate.result import write_results
 
 log = logging.getLogger(__name__)
 
@@ -47,41 +42,6 @@ VERIFIED = 4  # plans that may be put to the proof, one after the other
 MOST_POINTS = 15
 POINTS_SECONDS = 60.0  # of timing operating points by turns
 HOPE = 3.0  # plans expected to lose up to so many times the budget are built too: what they lose is then measured
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What `fit` hands back, and wrote to `folder`."""
-
-    faster: bool
-    met: bool  # is the budget met? A dense build that already meets a latency budget does
-    reason: str
-    plan: Plan
-    speedup: Speedup | None
-    folder: Path
-    seconds: float
-    note: str | None
-
-    @property
-    def exit_code(self) -> Literal[0, 3]:
-        return 0 if self.met else 3
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "outcome": "faster" if self.faster else "dense",
-            "budget_met": self.met,
-            "reason": self.reason,
-            "note": self.note,
-            "plan": self.plan.model_dump(mode="json"),
-            "tokens": list(self.plan.schedule.after),
-            "speedup": None if self.speedup is None else vars_of(self.speedup),
-            "folder": str(self.folder),
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def vars_of(speedup: Speedup) -> dict[str, float | int]:
-    return {k: getattr(speedup, k) for k in ("value", "low", "high", "level", "n")}
 
 
 def fit(
@@ -168,7 +128,7 @@ def fit(
             job.find_candidates(methods, fresh, seconds)
             job.measure_and_verify()
             job.measure_points()
-        return job.write(out, command, time.monotonic() - began, clock.seconds())
+        return write(job, out, command, time.monotonic() - began, clock.seconds())
 
 
 class _Job:
@@ -260,7 +220,7 @@ class _Job:
             able = [c for c in self.candidates if c.steps]
             for candidate in spread(able, self.points - 1, lambda c: c.predicted_ms):
                 self.measure(candidate)
-        else:
+        if self.points is None or limit is not None:
             for count in (SHORTLIST,) if limit is None else (SHORTLIST // 2, SHORTLIST // 2):
                 for candidate in self.shortlist(limit, count):
                     self.measure(candidate)
@@ -295,7 +255,8 @@ class _Job:
 
     def measure(self, candidate: Candidate) -> None:
         label = f"candidate {len(self.measured) + 1}"
-        self.progress("measure", len(self.measured) / (self.points or SHORTLIST), ", ".join(map(str, candidate.steps)))
+        share = min(1.0, len(self.measured) / (self.points or SHORTLIST))
+        self.progress("measure", share, ", ".join(map(str, candidate.steps)))
         self.bench.add(label, candidate.steps, planner=self.planner)
         self.measured[label] = candidate
         self.ratios[label] = self.bench.share(label)
@@ -379,52 +340,3 @@ class _Job:
     def bench_ms(self, label: str) -> float:
         ms = self.bench.time(["dense", label], 5)
         return float(np.median(ms))
-
-    def write(self, out: Path, command: str, seconds: float, stages: dict[str, float]) -> Outcome:
-        self.progress("write", 0.0, str(out))
-        if self.chosen is None and not self.reason:
-            self.reason = "nothing faster was found within the budget"
-        build = self.chosen or self.bench.builds["dense"]
-        limit = self.budget.limit_ms(self.bench.builds["dense"].latency_ms)
-        met = self.chosen is not None or (limit is not None and self.bench.builds["dense"].latency_ms <= limit)
-        if self.chosen is None and not met:
-            self.reason = f"budget ({self.budget}) not met: {self.reason}. The best dense build is written"
-        source = origin(self.bench, self.seed)
-        results = self.evidence.results(self, source)
-        verdict = {
-            "outcome": "faster" if self.chosen else "dense", "budget": str(self.budget), "budget_met": met,
-            "reason": self.reason, "speedup": None if self.speedup is None else vars_of(self.speedup),
-            "seconds": round(seconds, 1), "stages": stages, "random_weights": self.loaded.ref.weights == "random",
-            "note": self.loaded.note, "command": command, "rejected": [reason for _, reason in self.evidence.rejected],
-        }  # fmt: skip
-        with replacing_folder(out) as part:
-            # The very files that were scored and timed, not other builds of the plans.
-            builds = {label: self.bench.builds[label] for label in {build.label, *(s.label for s in self.seen)}}
-            order = [s.label for s in self.seen]
-            where = {label: Path("points", str(order.index(label))) if label in order else Path() for label in builds}
-            for label, folder in where.items():
-                (part / folder).mkdir(parents=True, exist_ok=True)
-                for file in sorted(builds[label].file.parent.iterdir()):
-                    shutil.copy2(file, part / folder / file.name)
-            files = {label: (folder / builds[label].file.name).as_posix() for label, folder in where.items()}
-            write_card(
-                part, build.plan, files[build.label], self.loaded.preprocess, self.loaded.classes, self.loaded.note
-            )
-            if self.seen:
-                frontier = frontier_of(self.seen, self.bench, self.facts, files, source)
-                frontier.save(part)
-                results += frontier_results(frontier, source)
-            write_results(part / "results.jsonl", results)
-            write_text(part / "verdict.json", json.dumps(verdict, indent=2) + "\n")
-            if self.chosen is not None:
-                pictures = overlays(self.model, build.plan, self.unseen, self.loaded, self.bench, build.label)
-                write_text(part / "overlays.json", json.dumps(pictures))
-            if self.profile is not None:
-                write_text(part / "profile.json", self.profile.model_dump_json(indent=1) + "\n")
-            from foveate.report import write_report
-
-            write_report(part)
-        return Outcome(
-            faster=self.chosen is not None, met=met, reason=self.reason, plan=build.plan, speedup=self.speedup,
-            folder=out, seconds=seconds, note=self.loaded.note,
-        )  # fmt: skip
