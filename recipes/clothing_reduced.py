@@ -29,7 +29,7 @@ recipe = Recipe(
     start=from_weights,
     data="$FOVEATE_DATA/clothing10/clothing10_160.zip",
     task=Through([Step(block=b, method="evit", tokens=n) for b, n in COUNTS.items()], Classify(smoothing=0.1)),
-    epochs=5,
+    epochs=8,
     batch=32,
     lr=5e-4,
     layer_decay=0.75,
