@@ -108,9 +108,9 @@ class Sheet:
 
     def row(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self.value["rows"]:
-            self.value["rows"][key] = measure()
+            found = measure() | {"cpu": self.value["machine"]["cpu"]}  # rows may be of several machines
             # Another process may have measured other rows meanwhile.
-            self.value["rows"] = self.stored() | self.value["rows"]
+            self.value["rows"] |= self.stored() | {key: found}
             write_text(self.path, json.dumps(self.value, indent=1, default=str) + "\n")
         say(f"{key}: {json.dumps(self.value['rows'][key])[:300]}")
         return self.value["rows"][key]

@@ -38,7 +38,13 @@ def machine(sheet: dict[str, Any]) -> str:
         k: v for k, v in m.items() if k in ("python", "torch", "timm", "onnxruntime", "openvino")
     }
     facts += [f"{k} {v}" for k, v in versions.items() if v] if isinstance(versions, dict) else []
-    return "Machine: " + ", ".join(f for f in facts if f) + ".\n"
+    others = sorted({cpu_of(r, sheet) for r in sheet["rows"].values()} - {str(m.get("cpu", ""))})
+    rest = f" Some rows are of another one ({', '.join(others)}), with versions of its time." if others else ""
+    return "Machine: " + ", ".join(f for f in facts if f) + "." + rest + "\n"
+
+
+def cpu_of(row: dict[str, Any], sheet: dict[str, Any]) -> str:
+    return str(row.get("cpu") or sheet.get("machine", {}).get("cpu", ""))
 
 
 def latency_ratio(sheet: dict[str, Any]) -> str:
@@ -133,10 +139,10 @@ def vittm(sheet: dict[str, Any]) -> str:
     kinds = ["ViT, patch 28", "ViTTM 28/28", "ViTTM 32/16"]
     cells: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for r in sheet["rows"].values():
-        key = (f"ViT-{r['size'].title()}, batch {r['batch']}", f"{r['runtime']} {r['precision']}")
+        key = (f"ViT-{r['size'].title()}, batch {r['batch']}", f"{r['runtime']} {r['precision']}", cpu_of(r, sheet))
         cells.setdefault(key, {})[r["kind"]] = r
     show = lambda r: "-" if r is None else f"{r['latency_ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
-    rows = [[*key, *(show(found.get(kind)) for kind in kinds)] for key, found in cells.items()]
+    rows = [[*key, *(show(found.get(kind)) for kind in kinds)] for key, found in sorted(cells.items())]
     first = next(iter(cells.values()))
     return (
         "## ViTTM against ViT at patch 16\n\n"
@@ -144,7 +150,7 @@ def vittm(sheet: dict[str, Any]) -> str:
         "for ViTTM-B, on an unnamed device: 0.442. MAC ratios: "
         + ", ".join(f"{kind} {first[kind]['macs_ratio']:.3f}" for kind in kinds if kind in first)
         + f" ({next(iter(cells))[0].split(',')[0]}).\n\n"
-        + grid(["ViT", "runtime", *kinds], rows) + "\n" + machine(sheet)
+        + grid(["ViT", "runtime", "CPU", *kinds], rows) + "\n" + machine(sheet)
     )  # fmt: skip
 
 
