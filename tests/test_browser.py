@@ -110,9 +110,9 @@ return [...document.querySelectorAll('[data-figure]')].map((f) => {
 @pytest.mark.parametrize(
     "name, plots, width, theme",
     [
-        ("fit", {"curve", "tried"}, 390, "light"), ("fit", {"curve", "tried"}, 390, "dark"),
-        ("fit", {"curve", "tried"}, 1440, "light"), ("fit", {"curve", "tried"}, 1440, "dark"),
-        ("dense", {"curve", "tried"}, 390, "dark"), ("dense", {"curve", "tried"}, 1440, "light"),
+        ("fit", {"curve", "knob", "tried"}, 390, "light"), ("fit", {"curve", "knob", "tried"}, 390, "dark"),
+        ("fit", {"curve", "knob", "tried"}, 1440, "light"), ("fit", {"curve", "knob", "tried"}, 1440, "dark"),
+        ("dense", {"curve", "knob", "tried"}, 390, "dark"), ("dense", {"curve", "knob", "tried"}, 1440, "light"),
         ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
         ("masks", set(), 390, "dark"), ("masks", set(), 1440, "light"),
     ],

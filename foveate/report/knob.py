@@ -57,12 +57,15 @@ def _view(label: str, x_title: str, y_title: str, rows: list[Result], x: list[fl
     unit, others = "ms" if label == "Latency" else "mJ", len(rows) - 1
     data: list[Trace] = [
         {
-            "type": "scatter", "mode": "lines+markers", "x": x, "y": y,
+            "type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip",
+            "line": {"color": "--accent", "width": 1.5},
+        },
+        {
+            "type": "scatter", "mode": "markers", "x": x, "y": y, "error_y": bars,
             "text": [safe(text(r.tags.get("plan"))).replace(", ", "<br>") for r in rows],
-            "error_y": bars, "line": {"color": "--accent", "width": 1.5},
             "marker": {"color": "--accent", "size": 10, "symbol": ["circle-open", *["circle"] * others]},
             "hovertemplate": f"%{{text}}<br><b>%{{x:.4g}} {unit}</b>, %{{y:.2f}} %<extra></extra>",
-        }
+        },
     ]  # fmt: skip
     return View(label, y_title, data, {"xaxis": {"title": {"text": x_title}, "rangemode": "tozero"}, "yaxis": {}})
 

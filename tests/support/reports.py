@@ -127,7 +127,9 @@ def make_results(labels: bool = True, curves: bool = True) -> list[Result]:
         [
             (5.137, 88.5, "all tokens"),
             (4.02, 88.1, "topk to 140 after block 4"),
+            (3.51, 87.25, "topk to 111 after block 4"),
             (2.884, 84.75, "topk to 81 after block 4"),
+            (2.41, 79.5, "topk to 60 after block 4"),
         ]
     ):
         share = ms / 5.137
