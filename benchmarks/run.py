@@ -14,12 +14,16 @@ SCRIPTS = [
 ]
 WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"],
              ["benchmarks.vittm_equal"], ["benchmarks.camvid"],
-             ["benchmarks.iret_frontier"]]  # fmt: skip
+             ["benchmarks.training_step"], ["benchmarks.iret_frontier"],
+             ["foveate", "fit", "runs/clothing-iret", "--points", "6", "--out", "runs/elastic",
+              "--data", "$FOVEATE_DATA/clothing10/clothing10_160.zip/validation"],
+             ["benchmarks.serving", "--folder", "runs/elastic"]]  # fmt: skip
 
 
 def main() -> None:
     wanted = SCRIPTS + (WITH_DATA if os.environ.get("FOVEATE_DATA") else [])
-    for module, *args in [*wanted, ["benchmarks.table"]]:
+    for module, *args in [*wanted, ["benchmarks.table"], ["benchmarks.plots"]]:
+        args = [os.path.expandvars(arg) for arg in args]
         print(f"== {module} {' '.join(args)}", flush=True)
         subprocess.run([sys.executable, "-m", module, *args], check=True, cwd=Path(__file__).parent.parent)
     if not os.environ.get("FOVEATE_DATA"):

@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.common import Sheet, data_folder, say
 from foveate.artefact import read_card
+from foveate.elastic import Frontier
 from foveate.evaluate import open_images
 from foveate.plans import Plan
 from foveate.preprocess import Preprocess
@@ -175,7 +176,8 @@ def main() -> None:
     requests = bodies(args.folder, data, args.images)
     plan = Plan.load(args.folder)
     sheet = Sheet("serving", fresh=args.fresh, slo_ms=args.slo_ms, seconds=args.seconds, rounds=args.rounds,
-                  images=len(requests[0]), plan=plan.summary(), model=plan.model.name)  # fmt: skip
+                  images=len(requests[0]), plan=plan.summary(), model=plan.model.name, runtime=plan.runtime,
+                  precision=plan.precision, points=len(Frontier.load(args.folder).points))  # fmt: skip
     with ExitStack() as stack:
         free = stack.enter_context(serving(args.folder, "--slo-ms", str(args.slo_ms)))
         fixed = stack.enter_context(serving(args.folder, "--point", "0"))
