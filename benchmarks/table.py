@@ -279,7 +279,7 @@ def training(sheet: dict[str, Any]) -> str:
     return (
         "## Training on the CPU\n\n"
         f"What it gains that freed memory is kept (`foveate.hardware.memory`): time of a step of the real loop\n"
-        f"without over with, {sheet['about']['model']}, batch {sheet['about']['batch']}, processes by turns, 95 % interval:\n\n"
+        f"without over with, {sheet['about']['model']}, batch {sheet['about']['batch']}, by turns, 95 % interval:\n\n"
         + grid(["precision", "times as fast"], rows) + "\n" + machine(sheet)
     )  # fmt: skip
 
