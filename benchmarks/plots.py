@@ -27,7 +27,7 @@ STYLE = {
 
 def frontier(sheet: dict[str, Any]) -> Figure:
     """Top-1 against the share of the dense latency, a panel a runtime."""
-    rows = list(sheet["rows"].values())
+    rows = [r for r in sheet["rows"].values() if r["kind"] in COLOURS]
     runtimes = sorted({(r["runtime"], r["precision"]) for r in rows})
     figure = Figure(figsize=(4.6 * len(runtimes), 3.6), layout="constrained")
     axes = figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0]

@@ -14,7 +14,7 @@ SCRIPTS = [
 ]
 WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"],
              ["benchmarks.vittm_equal"], ["benchmarks.camvid"],
-             ["benchmarks.training_step"], ["benchmarks.iret_frontier"],
+             ["benchmarks.training_step"], ["benchmarks.iret_frontier"], ["benchmarks.iret_adaptive"],
              ["foveate", "fit", "runs/clothing-iret", "--points", "6", "--out", "runs/elastic",
               "--data", "$FOVEATE_DATA/clothing10/clothing10_160.zip/validation"],
              ["benchmarks.serving", "--folder", "runs/elastic"]]  # fmt: skip

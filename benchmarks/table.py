@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.elastic_table import adaptive, knob, serving
+from benchmarks.markdown import cpu_of, grid, machine
 from foveate.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -17,34 +19,6 @@ BUILDS = ("eager fp32", "onnxruntime fp32", "openvino bf16")
 def read(name: str) -> dict[str, Any] | None:
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def grid(head: list[str], rows: list[list[str]]) -> str:
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|" + "|".join(" --- " if i == 0 else " ---: " for i in range(len(head))) + "|",
-    ]
-    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows]) + "\n"
-
-
-def machine(sheet: dict[str, Any]) -> str:
-    m, about = sheet.get("machine", {}), sheet.get("about", {})
-    facts = [
-        str(m.get("cpu", "")), f"{m.get('cores', '?')} cores",
-        f"{about.get('threads') or m.get('default_threads', '?')} threads",
-        f"governor {m.get('governor') or 'unknown'}",
-    ]  # fmt: skip
-    versions = m.get("versions") or {
-        k: v for k, v in m.items() if k in ("python", "torch", "timm", "onnxruntime", "openvino")
-    }
-    facts += [f"{k} {v}" for k, v in versions.items() if v] if isinstance(versions, dict) else []
-    others = sorted({cpu_of(r, sheet) for r in sheet["rows"].values()} - {str(m.get("cpu", ""))})
-    rest = f" Some rows are of another one ({', '.join(others)}), with versions of its time." if others else ""
-    return "Machine: " + ", ".join(f for f in facts if f) + "." + rest + "\n"
-
-
-def cpu_of(row: dict[str, Any], sheet: dict[str, Any]) -> str:
-    return str(row.get("cpu") or sheet.get("machine", {}).get("cpu", ""))
 
 
 def latency_ratio(sheet: dict[str, Any]) -> str:
@@ -212,66 +186,6 @@ def equal(sheet: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def knob(sheet: dict[str, Any]) -> str:
-    about, found = sheet["about"], list(sheet["rows"].values())
-    rows = [
-        [
-            r["kind"] if r["steps"] else f"{r['kind']}, all tokens", f"{r['runtime']} {r['precision']}",
-            f"{r['latency_ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
-            f"{r['top1']:.2f} [{r['top1_low']:.2f}, {r['top1_high']:.2f}]",
-            f"{r['gmacs']:.3f}", f"{r['over_macs']:.2f}", f"{r['energy_mj']:.2f}",
-        ]
-        for r in sorted(found, key=lambda r: (r["runtime"], r["precision"], r["kind"], -r["latency_ratio"]))
-    ]  # fmt: skip
-    return (
-        "## IRET-style: one model, many operating points\n\n"
-        f"From the real ViT-Tiny, fine-tuned on clothing10 for {about['epochs']} epochs by one recipe: one IRET-style\n"
-        "model for all its points, the ViT whole and then pruned without training, and the ViT through one plan of\n"
-        "EViT's. A reconstruction; none of these figures is IRET's. What the deployed files answer at batch 1 on the\n"
-        f"{about['images']} test photographs; latency as a share of the fine-tuned ViT's, all by turns (intervals:\n"
-        f"99 % over all points, 95 % of top-1). Energy is {found[0]['energy']}.\n\n"
-        "![Top-1 against latency](iret_frontier.svg)\n\n"
-        + grid(["model", "runtime", "share of ViT/16's latency", "top-1, %", "GMACs", "over its MAC ratio", "mJ"], rows)
-        + "\n" + machine(sheet)
-    )  # fmt: skip
-
-
-def serving(sheet: dict[str, Any]) -> str:
-    about, found = sheet["about"], list(sheet["rows"].values())
-    rates: dict[float, dict[str, dict[str, Any]]] = {}
-    for r in found:
-        if r["kind"] in ("free", "fixed"):
-            rates.setdefault(r["rate"], {})[r["kind"]] = r
-    rows = [
-        [f"{rate:.0f}"] + [
-            cell
-            for r in (at["fixed"], at["free"])
-            for cell in (f"{r['p99_ms']:.1f}", "yes" if r["held"] else "no", f"{r['accuracy']:.2f}", str(r["lost"]))
-        ]
-        for rate, at in sorted(rates.items())
-    ]  # fmt: skip
-    heads = [f"{head}, {kind}" for kind in ("fixed", "free") for head in ("p99, ms", "held", "right, %", "lost")]
-    best = next(r for r in found if r["kind"] == "highest")
-    burst = next(r for r in found if "burst" in r)
-    back = (
-        f"{burst['back_s']:.1f} s after it the last answer at another point than 0 was due"
-        if burst["came_back"] else "it had not come back when the run ended"
-    )  # fmt: skip
-    return (
-        "## Serving under load\n\n"
-        f"`foveate serve` on {about['model']} with {about['points']} operating points, {about['runtime']}\n"
-        f"{about['precision']}, one worker; a load generator in a process of its own offers single photographs at\n"
-        f"even intervals over loopback ({about['images']} of them, again and again), {about['rounds']} times\n"
-        f"{about['seconds']:g} s at each rate, the two servers by turns. A rate is held where 99 % were answered\n"
-        f"within {about['slo_ms']:g} ms of when they were due and none was refused. Fixed is point 0, the whole\n"
-        f"model; free slides along the frontier. Highest rate held: **{best['free']:.0f}** a second free,\n"
-        f"**{best['fixed']:.0f}** fixed: **{best['free'] / best['fixed']:.2f}** times as many. After a burst of\n"
-        f"{burst['burst']:.0f} a second, back at {burst['low']:.0f}: {back}; {burst['lost']} lost.\n\n"
-        "![Wait and accuracy against the rate](serving.svg)\n\n"
-        + grid(["requests a second", *heads], rows) + "\n" + machine(sheet)
-    )  # fmt: skip
-
-
 def training(sheet: dict[str, Any]) -> str:
     rows = [
         [r["precision"], f"{r['times']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"] for r in sheet["rows"].values()
@@ -365,6 +279,8 @@ def render() -> str:
         parts.append(masks(speed, quality))
     if sheet := read("iret_frontier"):
         parts.append(knob(sheet))
+    if sheet := read("iret_adaptive"):
+        parts.append(adaptive(sheet))
     if sheet := read("serving"):
         parts.append(serving(sheet))
     if sheet := read("training_step"):
