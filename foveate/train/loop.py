@@ -215,7 +215,7 @@ class _Run:
         return {f"{self.goal.figure} {name}": self.goal.score(n) for name, n in totals.items()}
 
     def keep(self, found: dict[str, float]) -> None:
-        p, score = self.position, next(iter(found.values()))
+        p, score = self.position, self.recipe.task.score(list(found.values()))
         self.note(found)
         if score > p.best:
             p.best = score

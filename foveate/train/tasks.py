@@ -33,6 +33,10 @@ class Task(nn.Module, ABC):
         """Whose answers validation looks at, in eval mode."""
         return model
 
+    def score(self, found: Sequence[float]) -> float:
+        """What the best weights have most of, from what validation found of each answer in turn."""
+        return found[0]
+
     @abstractmethod
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
         """Losses by name, scalars. images [B 3 h w]; labels [B classes], each row a distribution, or masks [B h w]."""
@@ -219,11 +223,30 @@ class Incremental(Task):
             losses[name] = torch.stack([taught, *(_apart(y, goal[rows]) for y in exits)]).mean()
         return losses
 
+    def judged(self, model: nn.Module) -> nn.Module:
+        return _Ends(model, self.point(model, self.least, self.sharp))
+
+    def score(self, found: Sequence[float]) -> float:
+        """The mean of both ends: weights that are good whole alone would be those from before the dropping."""
+        return sum(found) / len(found)
+
     @staticmethod
     def point(model: Any, keep: float, focus: float) -> Counts:
         """Counts for every transition that may drop, from shares."""
         counts = [max(2, round(model.num_patches * keep ** (i + 1))) for i in range(len(model.turns))]
         return Counts(keep=tuple(counts), focus=tuple(max(1, round(n * focus)) for n in counts))
+
+
+@final
+class _Ends(nn.Module):
+    """A model's answers at both ends of its range."""
+
+    def __init__(self, model: nn.Module, least: Counts) -> None:
+        super().__init__()
+        self.model, self.least = model, least
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"whole": self.model(images), "least": self.model(images, self.least)}
 
 
 def _apart(logits: Tensor, goal: Tensor) -> Tensor:
@@ -249,7 +272,9 @@ class Frozen(nn.Module):
 
 
 def outputs(answer: Any) -> dict[str, Tensor]:
-    """A model's logits by name: one, or those of its classifiers."""
+    """A model's logits by name: one, or those of its classifiers; an answer that has names keeps them."""
+    if isinstance(answer, dict):
+        return answer
     if isinstance(answer, Tensor):
         return {"label": answer}
     names = ("memory", "process") if len(answer) == 2 else tuple(f"head {i}" for i in range(len(answer)))
