@@ -32,7 +32,7 @@ recipe = Recipe(
     options={"transitions": TRANSITIONS},
     start=from_weights,
     data="$FOVEATE_DATA/clothing10/clothing10_160.zip",
-    task=Incremental(least=0.5, warm=0.3, smoothing=0.1),
+    task=Incremental(least=0.5, sharp=0.8, warm=0.3, smoothing=0.1),
     epochs=8,
     batch=32,
     lr=5e-4,

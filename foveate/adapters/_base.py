@@ -136,7 +136,7 @@ class Reduced(nn.Module, ABC):
         f = self.facts
         self.steps = tuple(steps)
         self.schedule = f.cut(steps)
-        self.host = _twin(model)
+        self.host = twin(model)
         self.reducers = nn.ModuleDict()
         for step in self.steps:
             if self.schedule.before[step.block] == step.tokens:
@@ -152,6 +152,10 @@ class Reduced(nn.Module, ABC):
     def of(cls, model: nn.Module) -> type["Reduced"]:
         """The adapter itself, or the one among its kin that fits the parts of this model."""
         return cls
+
+    def settled(self) -> "Reduced":
+        """What is deployed: the same answers, by fewer operations where weights that no longer change allow it."""
+        return self
 
     @property
     def trunk(self) -> Any:
@@ -320,6 +324,6 @@ def ordered(steps: Iterable[Step]) -> list[Step]:
     return sorted(steps, key=lambda s: s.block)
 
 
-def _twin(model: nn.Module) -> nn.Module:
+def twin(model: nn.Module) -> nn.Module:
     """The same tensors behind new module objects. Non-persistent buffers are shared too."""
     return copy.deepcopy(model, {id(t): t for t in chain(model.parameters(), model.buffers())})

@@ -2,9 +2,9 @@
 
 A step at one of the model's transitions is an operating point's part of it: `topk` by the relevance that the model has
 accumulated, and with the option `focus` (how many of those that stay get detail; default all). What a decision needs
-travels beside the tokens: the pixels as `memory`, which patch a token is and how relevant as `rope`, which moves with
-the tokens. Behind the last transition a token is a ViT's, and every method may be used. Where tokens widen they leave
-between two blocks: what `Facts` counts as the reduction of a block is then done at its end.
+travels beside the tokens: what a look can still tell as `memory`, which patch a token is and how relevant as `rope`,
+which moves with the tokens. Behind the last transition a token is a ViT's, and every method may be used. Where tokens
+widen they leave between two blocks: what `Facts` counts as the reduction of a block is then done at its end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import TURN, Facts, Reduced, size_weighted
+from foveate.adapters._base import TURN, Facts, Reduced, size_weighted, twin
 from foveate.adapters._timm import PlainBlocks
 from foveate.errors import InputError
 from foveate.methods import Reducer
 from foveate.methods._base import select
 from foveate.models.iret.deciding import Counts
+from foveate.models.iret.folding import Fold
 from foveate.models.iret.model import State
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
@@ -61,16 +62,24 @@ class Increments(Reduced):
             exits=model.exits,
         )
 
+    def settled(self) -> Reduced:
+        """With what is linear between pixels and tokens folded into one product."""
+        if not self.trunk.lifting.linear or self.trunk.fold is not None:
+            return self
+        made: Any = twin(self)
+        made.trunk.fold = Fold(made.trunk)
+        return made
+
     def embed(self, image: Tensor) -> Tokens:
         state = self.trunk.begin(image)
-        b, p = state.pixels.shape[:2]
+        b, p = state.rest.shape[:2]
         size = state.x.new_ones(state.x.shape[:2], dtype=torch.float32)
         if not self.facts.turns:
             return Tokens(state.x, size, self.facts.prefix)
         patch = torch.arange(p, device=image.device, dtype=torch.float32).expand(b, -1)
         content = torch.full_like(patch, float(state.content))
         beside = torch.stack((patch, torch.zeros_like(patch), content), -1)
-        return Tokens(state.x, size, self.facts.prefix, rope=beside, memory=state.pixels.flatten(2))
+        return Tokens(state.x, size, self.facts.prefix, rope=beside, memory=state.rest)
 
     def attend(self, block: int, tokens: Tokens, bias: Tensor | None) -> Tokens:
         if not self.trunk.looked(block):
@@ -105,7 +114,7 @@ class Increments(Reduced):
         uniform = self.content(block)
         state = State(
             tokens.x,
-            memory.unflatten(2, (self.facts.image[0], *self.facts.patch)),
+            memory,
             patch=tokens.rope[..., PATCH].long(),
             content=tokens.rope[..., CONTENT].long() if uniform is None else uniform,
         )
@@ -182,7 +191,14 @@ def steps_of(model: Any, point: Counts) -> Iterable[Step]:
 
 
 def embeddings_of(model: Any) -> tuple[tuple[int, int, int], ...]:
-    """What is embedded of a patch, and when: (transition, values, channels), first of all the coarse band."""
-    coarse = (-1, model.embed.in_features, model.embed.out_features)
+    """What is embedded of a patch, and when: (transition, values, channels), first of all the coarse band.
+
+    Of a linear lifting as it is deployed: from the pixels.
+    """
+    pixels = model.lifting.channels * model.patch_size**2
+    values = lambda linear, least: (
+        max(pixels // least, linear.in_features) if model.lifting.linear else linear.in_features
+    )
+    coarse = (-1, values(model.embed, 1 if model.lifting.lowpass else 4), model.embed.out_features)
     details = zip(model.transitions, model.details, strict=False)  # one transition or more has nothing left to bring
-    return coarse, *((t, linear.in_features, linear.out_features) for t, linear in details)
+    return coarse, *((t, values(linear, 1), linear.out_features) for t, linear in details)

@@ -29,7 +29,7 @@ class RuntimeMeter:
 
     def __init__(self, model: nn.Module, runtime: str, precision: str, batch: int, threads: int) -> None:
         self.model, self.runtime, self.precision, self.batch = model, runtime, precision, batch
-        self.reduced = adapt(model).eval()
+        self.reduced = adapt(model).eval().settled()
         self.facts = self.reduced.facts
         self.build, self.worker = RUNTIMES[runtime].build, Worker(runtime, threads)
         self.rng = np.random.default_rng(0)

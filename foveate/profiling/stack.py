@@ -76,7 +76,7 @@ class Reductions(nn.Module):
         f = describe(model)
         # Any legal steps make the adapter ready to reduce in these blocks; the counts, from any n, are put in here.
         steps = [Step(block=b, method=method, tokens=f.tokens - 1 - b) for b in self.cuts] if method else []
-        self.reduced, self.method = adapt(model, steps).eval(), method
+        self.reduced, self.method = adapt(model, steps).eval().settled(), method
         self.reduced.schedule = Schedule.cut(f.tokens, f.depth, self.cuts, f.prefix)
         rope, memory = _beside(self.reduced)
         self.register_buffer("rope", rope)
@@ -136,6 +136,6 @@ def _tokens(x: Tensor, reduced: Reduced, rope: Tensor | None, memory: Tensor | N
 
 def _whole(tokens: Tokens, reduced: Reduced) -> Tensor:
     """Both streams where there are two, so that no runtime leaves one out as unused."""
-    if tokens.memory is None or not reduced.facts.memory:  # an IRET-style model keeps its pixels there, as they are
+    if tokens.memory is None or not reduced.facts.memory:  # an IRET-style model keeps there what a look can still tell
         return tokens.x
     return torch.cat([tokens.x, tokens.memory], dim=1)

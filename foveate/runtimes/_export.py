@@ -27,6 +27,7 @@ def program(model: "nn.Module", shape: Shape, precision: str = "fp32") -> "Expor
     """The model's graph as torch.export sees it; bf16 inside where asked, float32 at the borders always."""
     import torch
 
+    model = getattr(model, "settled", lambda: model)()
     if precision == "bf16":
         model = _in_bf16(model)
     # An example no open size of which is 0 or 1: those two would be taken for constants.

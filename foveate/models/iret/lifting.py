@@ -37,25 +37,28 @@ class Bands(NamedTuple):
 class Filter(nn.Module):
     """What samples tell of their neighbours along an axis: three taps a channel, and what is learnt across channels.
 
-    Written as sums of elementwise products: a matrix product may round by how many patches it is given, and then
+    Without hidden channels the taps are all there is. Written as sums of elementwise products: a matrix product may round by how many patches it is given, and then
     a patch's details would depend on which others are sampled.
     """
 
     def __init__(self, channels: int, taps: tuple[float, float, float], hidden: int) -> None:
         super().__init__()
         self.taps = nn.Parameter(torch.tensor(taps).repeat(channels, 1))  # [c 3]
+        self.hidden = hidden
+        if not hidden:
+            return
         self.widen = nn.Parameter(torch.randn(hidden, channels) / channels**0.5)
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.narrow = nn.Parameter(torch.randn(channels, hidden) / hidden**0.5)
         self.scale = nn.Parameter(torch.zeros(channels))  # zero: linear at the start
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
-        """x [M c h w] -> the same shape. Beyond the patch's edge, its last sample stands."""
-        count = x.shape[axis]
-        first, last = x.narrow(axis, 0, 1), x.narrow(axis, count - 1, 1)
-        before = torch.cat((first, x.narrow(axis, 0, count - 1)), axis)
-        after = torch.cat((x.narrow(axis, 1, count - 1), last), axis)
+        """x [... c h w] -> the same shape. Beyond the patch's edge, its last sample stands."""
+        at = torch.arange(count := x.shape[axis], device=x.device)
+        before, after = x.index_select(axis, (at - 1).clamp(min=0)), x.index_select(axis, (at + 1).clamp(max=count - 1))
         linear = sum(t[:, None, None] * v for t, v in zip(self.taps.unbind(1), (before, x, after), strict=True))
+        if not self.hidden:
+            return linear
         inner = nn.functional.gelu(_across(self.widen, x) + self.bias[:, None, None])
         return linear + self.scale[:, None, None] * torch.tanh(_across(self.narrow, inner))
 
@@ -70,18 +73,10 @@ class Step(nn.Module):
         self.predict = Filter(channels, predict, hidden)
         self.update = Filter(channels, up, hidden) if update else None
 
-    def forward(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """(coarse, detail), half as long along the axis each."""
-        pairs = x.unflatten(axis, (x.shape[axis] // 2, 2))
-        even, odd = pairs.unbind(axis if axis >= 0 else axis + x.dim() + 1)
+    def forward(self, even: Tensor, odd: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """Every other sample along an axis, and those between, [... c h w] each -> (coarse, detail)."""
         detail = odd - self.predict(even, axis)
         return (even if self.update is None else even + self.update(detail, axis)), detail
-
-    def coarse(self, x: Tensor, axis: int) -> Tensor:
-        """The first of both; without U that is every other sample, and nothing else is looked at."""
-        if self.update is not None:
-            return self(x, axis)[0]
-        return x[..., ::2] if axis == COLUMNS else x[..., ::2, :]
 
     def inverse(self, coarse: Tensor, detail: Tensor, axis: int) -> Tensor:
         even = coarse if self.update is None else coarse - self.update(detail, axis)
@@ -106,7 +101,8 @@ class Lifting(nn.Module):
             start: what P and U are before training.
             sampling: "lowpass" reads every pixel for the coarse band; "polyphase" has no U, so that the coarse band is
                 every other pixel of every other row, and the rest need not be read (but aliases).
-            hidden: channels inside the learnt part; twice those of the image by default.
+            hidden: channels inside the learnt part across channels, twice those of the image by default; with 0 there
+                is none, and the scheme stays linear whatever its taps become.
 
         Raises:
             InputError: for an unknown word.
@@ -117,7 +113,9 @@ class Lifting(nn.Module):
         if sampling not in SAMPLINGS:
             raise one_of("sampling", sampling, SAMPLINGS)
         self.channels = channels
-        made = [Step(channels, start, hidden or 2 * channels, sampling == "lowpass") for _ in range(3)]
+        self.linear, self.lowpass = hidden == 0, sampling == "lowpass"
+        hidden = 2 * channels if hidden is None else hidden
+        made = [Step(channels, start, hidden, self.lowpass) for _ in range(3)]
         self.columns, self.rows_coarse, self.rows_detail = made
 
     def forward(self, patches: Tensor) -> Bands:
@@ -128,12 +126,36 @@ class Lifting(nn.Module):
         high, wide = patches.shape[-2:]
         if high % 2 or wide % 2:
             raise InputError(f"a patch is {high} x {wide}; allowed: even sides")
-        coarse, detail = self.columns(patches, COLUMNS)
-        return Bands(*self.rows_coarse(coarse, ROWS), *self.rows_detail(detail, ROWS))
+        quarters = patches.unflatten(-1, (wide // 2, 2)).unflatten(-3, (high // 2, 2)).permute(5, 3, 0, 1, 2, 4)
+        ll, rest = self.begin(quarters)
+        return Bands(ll, *self.finish(rest))
 
-    def coarse(self, patches: Tensor) -> Tensor:
-        """The band LL alone, by no more pixels and operations than it takes."""
-        return self.rows_coarse.coarse(self.columns.coarse(patches, COLUMNS), ROWS)
+    def begin(self, quarters: Tensor) -> tuple[Tensor, Tensor]:
+        """The coarse band, by no more pixels and operations than it takes, and what is left to look at.
+
+        Args:
+            quarters: [2 2 M c p/2 p/2], even and odd columns, even and odd rows of each patch. Apart from the start,
+                they are parts of memory, where every other pixel would be picked out again by each lifting.
+
+        Returns:
+            LL [M c p/2 p/2], and [M k c p/2 p/2] for `finish`: where the coarse band has read all pixels already the
+            details that came of it, else the pixels.
+        """
+        if not self.lowpass:
+            return quarters[0, 0], quarters.flatten(0, 1).movedim(0, 1)
+        coarse, detail = self.columns(*quarters, COLUMNS)
+        ll, lh = self.rows_coarse(*coarse, ROWS)
+        return ll, torch.stack((lh, *detail), 1)
+
+    def finish(self, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """LH, HL and HH of the patches that are asked for."""
+        rest = rest.movedim(1, 0)
+        if not self.lowpass:
+            coarse, detail = self.columns(rest[:2], rest[2:], COLUMNS)
+            lh = self.rows_coarse(*coarse, ROWS)[1]
+        else:
+            lh, detail = rest[0], rest[1:]
+        return lh, *self.rows_detail(*detail, ROWS)
 
     def inverse(self, bands: Bands) -> Tensor:
         coarse = self.rows_coarse.inverse(bands.ll, bands.lh, ROWS)
@@ -156,7 +178,7 @@ class Lifting(nn.Module):
         return Bands(*(torch.einsum("dcij,acij->dca", weight, f).view(d, c, half, half) for f in found))
 
     def _linear(self, bands: Bands) -> Tensor:
-        scales = [f.scale for f in self.modules() if isinstance(f, Filter)]
+        scales = [f.scale for f in self.modules() if isinstance(f, Filter) and f.hidden]
         kept = [s.detach().clone() for s in scales]
         for s in scales:
             s.zero_()
@@ -168,5 +190,6 @@ class Lifting(nn.Module):
 
 
 def _across(weight: Tensor, x: Tensor) -> Tensor:
-    """A linear map of channels: weight [o c], x [M c h w] -> [M o h w], as products that are summed up."""
-    return (weight[:, :, None, None] * x[:, None]).sum(2)
+    """A linear map of channels: weight [o c], x [... c h w] -> [... o h w]. Runtimes fuse products and sums."""
+    first, *others = (w[:, None, None] * v for w, v in zip(weight.unbind(1), x.split(1, -3), strict=True))
+    return sum(others, first)

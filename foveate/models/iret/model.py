@@ -16,7 +16,7 @@ split over the bands of the lifting, exactly. With all detail before block 0 thi
 The variants that start narrow, as the abstract states, decide behind the MLP and widen there (`widening`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -27,15 +27,17 @@ from torch.nn import functional as F
 from foveate.errors import InputError
 from foveate.models.blocks import LayerNorm, plain_blocks
 from foveate.models.iret.deciding import Decision, Point, decide, relevance
-from foveate.models.iret.lifting import Lifting
+from foveate.models.iret.folding import Fold
+from foveate.models.iret.lifting import Bands, Lifting
 from foveate.models.iret.widening import identity, stages
+from foveate.tokens import gather
 
 
 class State(NamedTuple):
     """Tokens on their way through the blocks."""
 
     x: Tensor  # [B prefix+K C]
-    pixels: Tensor  # [B P c p p], the image's patches, looked at again where detail is asked for
+    rest: Tensor  # [B P n], what a look at a patch can still tell: `Lifting.begin`'s
     patch: Tensor | None = None  # [B K] which patch a token is; None: all, in order
     content: Tensor | int = 0  # [B K] the last of the contents it has; a number where all have the same
     score: Tensor | None = None  # [B K] attention received, accumulated
@@ -64,6 +66,7 @@ class IRET(nn.Module):
         widening: Literal["residual", "stitched", "concat"] = "residual",
         start: Literal["haar", "cdf53"] = "haar",
         sampling: Literal["lowpass", "polyphase"] = "lowpass",
+        hidden: int | None = None,
         beta: float = 0.99,
         looks: int = 2,
     ) -> None:
@@ -78,7 +81,8 @@ class IRET(nn.Module):
                 later gets what it missed, too. By default ll, then the others; in three stages, hh last.
             widening: how tokens pass from stage to stage: "residual" in one width, "concat" with new channels for the
                 detail, "stitched" by a linear map from a narrow ViT's blocks to a wide one's (`widening`).
-            start, sampling: of the lifting.
+            start, sampling, hidden: of the lifting, which is by default linear in the residual variant: then what it
+                does to a patch and what embeds it are deployed as one product (`folding`).
             looks, beta: relevance is accumulated over so many blocks up to a transition, its own included; each leaves
                 the share beta of what was there. Every look costs the class token's row of attention again.
 
@@ -102,7 +106,8 @@ class IRET(nn.Module):
         self.grid = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_prefix_tokens = int(class_token)
-        self.lifting = Lifting(in_chans, start, sampling)
+        self.lifting = Lifting(in_chans, start, sampling, 0 if hidden is None and widening == "residual" else hidden)
+        self.fold: Fold | None = None  # of a deployed model
         quarter = in_chans * patch_size * patch_size // 4
         self.embed = nn.Linear(quarter, narrow)
         details = [(quarter * len(c), end - at) for c, (at, end) in zip(self.contents[1:], self.columns, strict=True)]
@@ -181,12 +186,16 @@ class IRET(nn.Module):
         if tuple(image.shape[-2:]) != (self.img_size, self.img_size):
             raise InputError(f"an image is {tuple(image.shape[-2:])}; allowed: {self.img_size} x {self.img_size}")
         (h, w), p = self.grid, self.patch_size
-        pixels = image.unflatten(-1, (w, p)).unflatten(-3, (h, p)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-        coarse = self.lifting.coarse(pixels.flatten(0, 1)).flatten(1)
-        x = self.embed(coarse).unflatten(0, pixels.shape[:2])
+        if self.fold is None:
+            squares = image.unflatten(-1, (w, p // 2, 2)).unflatten(-4, (h, p // 2, 2))
+            coarse, rest = self.lifting.begin(squares.permute(7, 4, 0, 2, 5, 1, 3, 6).flatten(2, 4))
+            x, rest = (t.unflatten(0, (-1, h * w)) for t in (self.embed(coarse.flatten(1)), rest.flatten(1)))
+        else:
+            x = self.fold(image)
+            rest = image.unflatten(-1, (w, p)).unflatten(-3, (h, p)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
-        state = State(x + self.pos_embed, pixels)
+        state = State(x + self.pos_embed, rest)
         return self.enter(0, state, self.num_patches, None) if -1 in self.transitions else state
 
     def block(self, i: int, state: State, at: Point | None = None) -> State:
@@ -266,7 +275,7 @@ class IRET(nn.Module):
         index, p = decision.index, self.num_prefix_tokens
         if index.shape[1] == state.x.shape[1] - p and decision.kept is None and decision.focus == index.shape[1]:
             return state._replace(score=None)
-        tokens = state.x[:, p:].gather(1, index[..., None].expand(-1, -1, state.x.shape[-1]))
+        tokens = gather(state.x[:, p:], index)
         valid = None
         if decision.kept is not None and len(index) > 1:
             valid = torch.arange(index.shape[1], device=index.device) < decision.kept[:, None]
@@ -285,7 +294,7 @@ class IRET(nn.Module):
         has, focus = state.content, min(focus, count)
         if not focus or (isinstance(has, int) and has >= upto):
             return state
-        bands = self.lifting(self.looked_at(state, focus).flatten(0, 1))._asdict()
+        details = self.details_of(state, focus)
         before, getting = has if isinstance(has, int) else has[:, :focus], None
         if focused is not None:
             getting = torch.arange(count, device=state.x.device) < focused[:, None]
@@ -293,8 +302,7 @@ class IRET(nn.Module):
         for i in range(upto):
             if isinstance(before, int) and before > i:
                 continue
-            bits = torch.cat([bands[b].flatten(1) for b in self.contents[i + 1]], 1).unflatten(0, x.shape[:2])
-            detail = self.admit[i](self.details[i](bits))
+            detail = details(i)
             if not isinstance(before, int):
                 detail = detail * (before <= i)[..., None].to(detail.dtype)
             if getting is not None:
@@ -311,12 +319,21 @@ class IRET(nn.Module):
             content = torch.where(getting, old.clamp(min=upto), old)
         return state._replace(x=torch.cat((state.x[:, :p], x, rest), 1), content=content)
 
-    def looked_at(self, state: State, count: int) -> Tensor:
-        """Pixels [B count c p p] of the first tokens."""
-        if state.patch is None:
-            return state.pixels[:, :count]
-        index = state.patch[:, :count, None, None, None].expand(-1, -1, *state.pixels.shape[2:])
-        return state.pixels.gather(1, index)
+    def details_of(self, state: State, count: int) -> Callable[[int], Tensor]:
+        """Of the first tokens, and of no other, their how-manieth detail [B count columns]."""
+        rest = state.rest[:, :count] if state.patch is None else gather(state.rest, state.patch[:, :count])
+        if self.fold is not None:
+            made = self.fold.details
+            return lambda i: made[i](rest)
+        half = self.patch_size // 2
+        found = self.lifting.finish(rest.flatten(0, 1).unflatten(1, (-1, self.lifting.channels, half, half)))
+        bands = dict(zip(Bands._fields[1:], found, strict=True))
+
+        def detail(i: int) -> Tensor:
+            bits = torch.cat([bands[b].flatten(1) for b in self.contents[i + 1]], 1)
+            return self.admit[i](self.details[i](bits)).unflatten(0, (-1, count))
+
+        return detail
 
     def exit(self, i: int, state: State) -> Tensor:
         """Logits behind block `i`, one of `exits`."""

@@ -1,0 +1,70 @@
+"""Does an IRET-style model's latency fall as its arithmetic does? The configurations of the specification's table.
+
+Random weights: speed only. Each model at its operating points in one process of its runtime with the ViT that its
+table is relative to, taking turns, batch 1. Keeping all, the residual variant costs what its ViT costs and a bit more.
+"""
+
+import argparse
+
+import timm
+import torch
+
+import foveate.models  # noqa: F401  puts ours into timm's registry
+from benchmarks.common import Sheet, against, beside_dense, cells
+from foveate.adapters import adapt, describe
+from foveate.adapters.iret import steps_of
+from foveate.adapters.load import load
+from foveate.hardware.device import default_threads
+from foveate.models.iret import Counts
+
+# By model: its ViT, and the shares of the patches that stay at its transitions.
+POINTS: dict[str, tuple[str, list[tuple[float, ...]]]] = {
+    "iret_residual_tiny_patch16_224": ("vit_tiny_patch16_224", [(1, 1, 1), (0.7, 0.5, 0.35), (0.5, 0.25, 0.125)]),
+    "iret_residual_small_patch16_224": ("vit_small_patch16_224", [(1, 1, 1), (0.7, 0.5, 0.35), (0.5, 0.25, 0.125)]),
+    "iret_stitched_small2_patch16_224": ("vit_small_patch16_224", [(1,), (0.7,), (0.5,)]),
+    "iret_concat_small3_patch16_224": ("vit_small_patch16_224", [(1, 1), (0.7, 0.49), (0.5, 0.25)]),
+    "iret_concat_base3_patch16_224": ("vit_base_patch16_224", [(1, 1), (0.7, 0.49), (0.5, 0.25)]),
+}
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--fresh", action="store_true")
+    args.add_argument("--model", action="append", choices=POINTS)
+    args.add_argument("--runtime", action="append")
+    args.add_argument("--rounds", type=int, default=150)
+    a = args.parse_args()
+    sheet = Sheet("iret_latency", fresh=a.fresh, rounds=a.rounds, threads=default_threads(), weights="random")
+    for name in a.model or POINTS:
+        for runtime, precision, batch in cells(a.runtime or ("onnxruntime", "openvino"), (1,)):
+            measure(sheet, name, runtime, precision, batch, a.rounds)
+
+
+def measure(sheet: Sheet, name: str, runtime: str, precision: str, batch: int, rounds: int) -> None:
+    """The rows of one model in one runtime; nothing where they are there."""
+    of, points = POINTS[name]
+    keys = {shares: f"{name} {runtime} {precision} {' '.join(f'{s:g}' for s in shares)}" for shares in points}
+    if all(k in sheet.value["rows"] for k in keys.values()):
+        return
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    vit = load(of, random_weights=True)
+    facts, dense = describe(model), describe(vit.model)
+    with beside_dense(vit, runtime, precision, batch) as bench:
+        schedules = {}
+        for shares, key in keys.items():
+            counts = Counts(keep=tuple(round(s * model.num_patches) for s in shares[: len(facts.turns)]))
+            steps = tuple(steps_of(model, counts)) if min(shares) < 1 else ()
+            bench.add(key, steps, module=adapt(model, steps).eval())
+            schedules[key] = facts.cut(steps)
+        labels = ["dense", *schedules]
+        bench.time(labels, 5, warmup=2)
+        base, *others = bench.time(labels, rounds)
+        for shares, key, other in zip(keys, schedules, others, strict=True):
+            ratio = facts.macs(schedules[key]) / dense.macs(dense.cut(()))
+            row = {"model": name, "of": of, "shares": shares, **against(bench, base, other, ratio)}
+            sheet.row(key, lambda row=row: row)
+
+
+if __name__ == "__main__":
+    main()
