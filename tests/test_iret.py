@@ -18,10 +18,10 @@ from foveate.runtimes import RUNTIMES, sharing_graphs
 F64 = torch.float64
 
 
-def learnt(start="haar", sampling="lowpass", dtype=F64):
+def learnt(start="haar", sampling="lowpass", dtype=F64, hidden=None):
     """As after training: nothing is zero."""
     torch.manual_seed(0)
-    lifting = Lifting(3, start, sampling).to(dtype)
+    lifting = Lifting(3, start, sampling, hidden).to(dtype)
     with torch.no_grad():
         for p in lifting.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -31,12 +31,13 @@ def learnt(start="haar", sampling="lowpass", dtype=F64):
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-12), (torch.float32, 1e-5)])
-def test_lifting_is_undone_exactly_whatever_is_learnt(start, sampling, dtype, tolerance):
-    lifting, x = learnt(start, sampling, dtype), torch.randn(5, 3, 16, 16, dtype=dtype)
+@pytest.mark.parametrize("hidden", [None, 0])
+def test_lifting_is_undone_exactly_whatever_is_learnt(start, sampling, dtype, tolerance, hidden):
+    lifting, x = learnt(start, sampling, dtype, hidden), torch.randn(5, 3, 16, 16, dtype=dtype)
     bands = lifting(x)
     assert all(b.shape == (5, 3, 8, 8) for b in bands)
     assert (lifting.inverse(bands) - x).abs().max() < tolerance
-    assert torch.equal(lifting.coarse(x), bands.ll)
+    assert torch.equal(lifting.begin(lifting.quarters(x))[0], bands.ll)
 
 
 def test_what_haar_is():
@@ -62,11 +63,14 @@ def test_gathering_and_lifting_commute_bit_for_bit(sampling, count):
     picks = torch.randperm(196)[:count]
     for all_bands, few in zip(lifting(patches), lifting(patches[picks]), strict=True):
         assert torch.equal(all_bands[picks], few)
+    rest = lifting.begin(lifting.quarters(patches))[1]  # what a model keeps of the patches it may look at again
+    for all_bands, few in zip(lifting(patches)[1:], lifting.finish(rest[picks]), strict=True):
+        assert torch.equal(all_bands[picks], few)
 
 
 def test_polyphase_reads_a_quarter_of_the_pixels():
     lifting, x = learnt(sampling="polyphase"), torch.randn(2, 3, 16, 16, dtype=F64, requires_grad=True)
-    lifting.coarse(x).sum().backward()
+    lifting.begin(lifting.quarters(x))[0].sum().backward()
     assert (x.grad != 0).double().mean() == 0.25
 
 
@@ -279,6 +283,32 @@ def test_a_plan_is_an_operating_point(point, options, contents):
         assert reduced.dry_run()[1] == model.num_prefix_tokens + point.keep[0]
 
 
+@pytest.mark.parametrize("focus", [(9, 7, 5), (5, 7, 5), (5, 7, 3), (5, 4, 3)])
+def test_who_has_its_detail_gets_it_no_second_time(focus):
+    model, x = from_vit(vit(), transitions=(0, 2, 4)).eval(), torch.randn(3, 3, 64, 64)
+    point = Counts(keep=(9, 7, 5), focus=focus)
+    torch.testing.assert_close(adapt(model, steps_of(model, point))(x), model(x, point), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"sampling": "polyphase"}, {"start": "cdf53", "transitions": (-1, 3)}], ids=str
+)
+def test_what_is_folded_answers_as_before(options):
+    model, x = from_vit(vit(), **({"transitions": (1, 3)} | options)).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for p in (*model.lifting.parameters(), *model.admit.parameters()):
+            p.add_(0.1 * torch.randn_like(p))
+    reduced = adapt(model, steps_of(model, Counts(keep=(9, 5), focus=(4, 5)))).eval()
+    settled = reduced.settled()
+    torch.testing.assert_close(settled(x), reduced(x), rtol=1e-4, atol=1e-5)
+    assert settled.trunk.fold is not None and settled.settled() is settled and reduced.trunk.fold is None
+    assert (
+        not set(settled.state_dict()) - set(reduced.state_dict()) - {k for k in settled.state_dict() if ".fold." in k}
+    )
+    bent = adapt(from_vit(vit(), transitions=(1, 3), hidden=6).eval(), [])
+    assert bent.settled() is bent
+
+
 def test_behind_the_last_decision_a_token_is_a_vits():
     model, x = from_vit(vit(), transitions=(1, 3)).eval(), torch.randn(2, 3, 64, 64)
     steps = [*steps_of(model, Counts(keep=(12, 10))), Step(block=4, method="tome", tokens=8)]
@@ -305,7 +335,11 @@ def test_steps_that_an_iret_does_not_take(step, message):
 def test_in_the_registry():
     model = timm.create_model("iret_residual_tiny_patch16_224", num_classes=10).eval()
     facts, base = describe(model), describe(timm.create_model("vit_tiny_patch16_224", num_classes=10))
-    assert (facts.tokens, facts.turns) == (197, (3, 7)) and facts.macs(facts.cut(())) == base.macs(base.cut(()))
+    # A linear lifting is deployed from the pixels: those of a patch are multiplied twice.
+    assert (facts.tokens, facts.turns) == (197, (3, 7))
+    assert facts.macs(facts.cut(())) == base.macs(base.cut(())) + 196 * 768 * 192
+    bent = describe(timm.create_model("iret_residual_tiny_patch16_224", num_classes=10, hidden=6))
+    assert bent.macs(bent.cut(())) == base.macs(base.cut(()))
     assert sum(p.numel() for p in model.lifting.parameters()) < 1000
     point = facts.cut(steps_of(model, Counts(keep=(98, 49))))
     assert point.after == (*[197] * 3, *[99] * 4, *[50] * 5)

@@ -50,6 +50,12 @@ def behind(model: IRET, i: int, x: torch.Tensor, point=None):
 # What a transition does.
 
 
+def patches(x):
+    """[B 16 3 p p] of square images."""
+    p = x.shape[-1] // 4
+    return x.unflatten(-1, (4, p)).unflatten(-3, (4, p)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
 def test_concat_is_what_the_formula_says_token_by_token():
     model, x = made("concat").double(), images(2, F64)
     point = Counts(keep=(9, 5), focus=(4, 2))
@@ -57,7 +63,7 @@ def test_concat_is_what_the_formula_says_token_by_token():
     assert before.x.shape == (2, 17, 16) and before.patch is None  # stage 1 ends as it began
     after = model.cross(1, before, point)
     assert after.x.shape == (2, 10, 32)
-    w, bands = model.widenings[0], model.lifting(before.pixels.flatten(0, 1))
+    w, bands = model.widenings[0], model.lifting(patches(x).flatten(0, 1))
     lh, hl = (b.unflatten(0, (2, 16)) for b in (bands.lh, bands.hl))
     order = before.score.sort(dim=1, descending=True).indices
     for image in range(2):
@@ -85,7 +91,7 @@ def test_stitched_is_what_the_formula_says_token_by_token():
         for rank, patch in enumerate(order[image, :9].tolist()):
             token = w.weight @ before.x[image, 1 + patch] + w.bias
             if rank < 4:
-                bands = model.lifting(before.pixels[image, patch : patch + 1])
+                bands = model.lifting(patches(x)[image, patch : patch + 1])
                 detail = model.details[0].weight @ torch.cat([b.flatten() for b in bands[1:]])
                 token = token + model.admit[0].weight @ detail + model.admit[0].bias
             wanted.append(token)
@@ -112,7 +118,8 @@ def test_who_is_focused_late_gets_what_it_missed(transitions):
     assert had.sum() == (3 if transitions[0] == 1 else 16)
     wide = model.cross(3, state)
     assert wide.content == 2 or (wide.content == 2).all()
-    bands = model.lifting(model.looked_at(state, 16).flatten(0, 1))
+    order = torch.arange(16) if state.patch is None else state.patch[0]
+    bands = model.lifting(patches(x)[0, order])
     first = model.details[0](torch.cat((bands.lh.flatten(1), bands.hl.flatten(1)), 1))
     got = seen[0][0, 1:, 16:32] - state.x[0, 1:, 16:32]
     torch.testing.assert_close(got, first * (had[0] < 1)[:, None], rtol=1e-4, atol=1e-4)

@@ -135,14 +135,14 @@ class Increments(Reduced):
 
     def content(self, block: int) -> int | None:
         """How many contents all tokens have before a transition; None where they differ."""
-        most, has = len(self.trunk.contents) - 1, 0
+        most, has, alike = len(self.trunk.contents) - 1, 0, True
         for i, t in enumerate(self.trunk.transitions):
-            if t == block or has == most:
+            if t == block or (has == most and alike):
                 break
-            if (turn := self.turn(t)) is not None and turn.focus is not None:
-                return None
+            turn = self.turn(t)
+            alike = turn is None or turn.focus is None  # if so, all that stay get what they lack
             has = min(i + 1, most)
-        return has
+        return has if alike else None
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
         # Pooled without a class token, a token counts as often as the patches it stands for.

@@ -37,8 +37,8 @@ class Bands(NamedTuple):
 class Filter(nn.Module):
     """What samples tell of their neighbours along an axis: three taps a channel, and what is learnt across channels.
 
-    Without hidden channels the taps are all there is. Written as sums of elementwise products: a matrix product may round by how many patches it is given, and then
-    a patch's details would depend on which others are sampled.
+    Without hidden channels the taps are all there is. Written as sums of elementwise products: a matrix product may
+    round by how many patches it is given, and then a patch's details would depend on which others are sampled.
     """
 
     def __init__(self, channels: int, taps: tuple[float, float, float], hidden: int) -> None:
@@ -126,9 +126,15 @@ class Lifting(nn.Module):
         high, wide = patches.shape[-2:]
         if high % 2 or wide % 2:
             raise InputError(f"a patch is {high} x {wide}; allowed: even sides")
-        quarters = patches.unflatten(-1, (wide // 2, 2)).unflatten(-3, (high // 2, 2)).permute(5, 3, 0, 1, 2, 4)
-        ll, rest = self.begin(quarters)
+        ll, rest = self.begin(self.quarters(patches))
         return Bands(ll, *self.finish(rest))
+
+    @staticmethod
+    def quarters(patches: Tensor) -> Tensor:
+        """Patches [M c p p] as `begin` takes them."""
+        high, wide = patches.shape[-2:]
+        squares = patches.unflatten(-1, (wide // 2, 2)).unflatten(-3, (high // 2, 2))
+        return squares.permute(5, 3, 0, 1, 2, 4).contiguous()
 
     def begin(self, quarters: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse band, by no more pixels and operations than it takes, and what is left to look at.
@@ -149,7 +155,7 @@ class Lifting(nn.Module):
 
     def finish(self, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """LH, HL and HH of the patches that are asked for."""
-        rest = rest.movedim(1, 0)
+        rest = rest.movedim(1, 0).contiguous()  # GELU rounds otherwise where memory lies otherwise
         if not self.lowpass:
             coarse, detail = self.columns(rest[:2], rest[2:], COLUMNS)
             lh = self.rows_coarse(*coarse, ROWS)[1]
