@@ -36,6 +36,24 @@ def knob(sheet: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+def latency(sheet: dict[str, Any]) -> str:
+    rows = [
+        [
+            r["kind"], r["of"].split("_patch")[0], f"{r['runtime']} {r['precision']}", ", ".join(map(str, r["kept"])),
+            f"{r['latency_ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]", f"{r['macs_ratio']:.3f}",
+            f"{r['over_macs']:.2f}",
+        ]
+        for r in sheet["rows"].values()
+    ]  # fmt: skip
+    return (
+        "## IRET-style: does latency fall as fast as the arithmetic?\n\n"
+        "The configurations of our reconstruction, batch 1, random weights, interleaved with the ViT that each is\n"
+        "relative to; median, 95 % interval. MACs as deployed, but for what widens tokens and lifts pixels.\n\n"
+        + grid(["model", "over", "runtime", "patches kept", "latency ratio", "MAC ratio", "latency over MACs"], rows)
+        + "\n" + machine(sheet)
+    )  # fmt: skip
+
+
 def adaptive(sheet: dict[str, Any]) -> str:
     found = sheet["rows"].values()
     line = lambda r: [f"{r['top1']:.2f} [{r['top1_low']:.2f}, {r['top1_high']:.2f}]", f"{r['gmacs']:.3f}",

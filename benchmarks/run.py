@@ -11,6 +11,7 @@ SCRIPTS = [
     ["benchmarks.prediction", "--runtime", "onnxruntime"],
     ["benchmarks.vittm_latency"],
     ["benchmarks.segmentation_speed"],
+    ["benchmarks.iret_latency"],
 ]
 WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"],
              ["benchmarks.vittm_equal"], ["benchmarks.camvid"],

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.elastic_table import adaptive, knob, serving
+from benchmarks.elastic_table import adaptive, knob, latency, serving
 from benchmarks.markdown import cpu_of, grid, machine
 from foveate.files import write_text
 
@@ -277,6 +277,8 @@ def render() -> str:
     speed, quality = read("segmentation_speed"), read("camvid")
     if speed or quality:
         parts.append(masks(speed, quality))
+    if sheet := read("iret_latency"):
+        parts.append(latency(sheet))
     if sheet := read("iret_frontier"):
         parts.append(knob(sheet))
     if sheet := read("iret_adaptive"):
