@@ -8,6 +8,9 @@ numbers whether they are gathered before or after.
     even, odd -> detail = odd - P(even), coarse = even + U(detail)      columns first, then the rows of both
 """
 
+from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -56,7 +59,7 @@ class Filter(nn.Module):
         """x [... c h w] -> the same shape. Beyond the patch's edge, its last sample stands."""
         at = torch.arange(count := x.shape[axis], device=x.device)
         before, after = x.index_select(axis, (at - 1).clamp(min=0)), x.index_select(axis, (at + 1).clamp(max=count - 1))
-        linear = sum(t[:, None, None] * v for t, v in zip(self.taps.unbind(1), (before, x, after), strict=True))
+        linear = _total(t[:, None, None] * v for t, v in zip(self.taps.unbind(1), (before, x, after), strict=True))
         if not self.hidden:
             return linear
         inner = nn.functional.gelu(_across(self.widen, x) + self.bias[:, None, None])
@@ -197,5 +200,8 @@ class Lifting(nn.Module):
 
 def _across(weight: Tensor, x: Tensor) -> Tensor:
     """A linear map of channels: weight [o c], x [... c h w] -> [... o h w]. Runtimes fuse products and sums."""
-    first, *others = (w[:, None, None] * v for w, v in zip(weight.unbind(1), x.split(1, -3), strict=True))
-    return sum(others, first)
+    return _total(w[:, None, None] * v for w, v in zip(weight.unbind(1), x.split(1, -3), strict=True))
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(add, parts)
