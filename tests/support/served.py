@@ -1,4 +1,4 @@
-"""A small deployed folder with three operating points, and real servers on it."""
+"""A small deployed folder with three operating points, real servers on it, and requests that show them alive."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from foveate.plans import ModelRef, Plan, Step
 from foveate.preprocess import Preprocess
 from foveate.runtimes._export import INPUT, OUTPUT
 
+INFER = "/v2/models/tiny/infer"
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 SIZE = (32, 32)
 PREPROCESS = Preprocess(size=SIZE)
@@ -132,6 +134,46 @@ def running(folder: Path, log: Path, *options: object, env: dict[str, str] | Non
             process.wait(30)
 
 
+def serve(*args: object) -> subprocess.CompletedProcess[str]:
+    """What becomes of a server that should not start."""
+    command = [sys.executable, "-m", "foveate", "serve", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "300"})
+
+
+def not_started(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, and one line on stderr that holds `words`."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error"), done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
 def images(n: int, seed: int = 0) -> np.ndarray:
     """float32 [n 3 32 32]."""
     return np.random.default_rng(seed).normal(size=(n, 3, *SIZE)).astype(np.float32)
+
+
+def binary(x: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    """A request with binary tensors both ways, and its headers."""
+    tensor = {"name": "image", "shape": list(x.shape), "datatype": "FP32"}
+    text = json.dumps({
+        "inputs": [tensor | {"parameters": {"binary_data_size": x.nbytes}}], "parameters": {"binary_data_output": True}
+    }).encode()  # fmt: skip
+    return text + x.tobytes(), {"Inference-Header-Content-Length": str(len(text))}
+
+
+def logits(status: int, headers, body: bytes) -> np.ndarray:
+    """The logits [n classes] of an answer to `binary`."""
+    assert status == 200, body
+    return np.frombuffer(body[int(headers["Inference-Header-Content-Length"]) :], "<f4").reshape(-1, len(CLASSES))
+
+
+def alive(server: Server) -> None:
+    """It answers, and rightly."""
+    x = images(2)
+    with contextlib.closing(HTTPConnection(*server.address, timeout=30)) as connection:
+        connection.request("POST", INFER, *binary(x))
+        answer = connection.getresponse()
+        np.testing.assert_allclose(logits(answer.status, answer.headers, answer.read()), expected(x, 0), atol=1e-4)
