@@ -1,0 +1,137 @@
+"""Commands that write a folder: a model fitted, a plan built for a runtime, a recipe trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foveate.cli.options import (
+    BUNDLED,
+    AllowPickle,
+    AsJson,
+    Batch,
+    Data,
+    Fresh,
+    ModelArg,
+    PrecisionOpt,
+    RandomWeights,
+    RuntimeOpt,
+    Seed,
+    Threads,
+    Weights,
+)
+from foveate.console import command_line, emit, err, escape, stages
+
+
+def fit(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    data: Data = None,
+    max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost (default 1)")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="milliseconds a call may take (p50)")] = None,
+    speedup: Annotated[float | None, typer.Option(help="how many times faster than the best dense build")] = None,
+    device: Annotated[str, typer.Option(help="cpu")] = "cpu",
+    runtime: RuntimeOpt = "auto",
+    precision: PrecisionOpt = "auto",
+    batch: Batch = 1,
+    threads: Threads = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-out"),
+    method: Annotated[list[str] | None, typer.Option(help="methods the search may use; repeat for several")] = None,
+    planner: Annotated[str, typer.Option(help="pareto; or pomt, as published, for comparison")] = "pareto",
+    alpha: Annotated[float, typer.Option(help="weight of latency in POMT's utility, 0 to 1")] = 0.5,
+    images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
+    points: Annotated[
+        int | None, typer.Option(help="measure so many operating points: the knob of `run --budget-ms` and `serve`")
+    ] = None,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model to this machine: proven faster, or the best dense build.
+
+    Examples:
+
+        foveate fit
+
+        foveate fit vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --max-drop 1.0
+
+        foveate fit deit_small_patch16_224 --random-weights --latency-ms 12 --runtime openvino
+
+        foveate fit runs/clothing_iret --data photos/ --points 6
+    """
+    from foveate.fitting import Budget
+    from foveate.fitting import fit as run_fit
+
+    with stages() as progress:
+        outcome = run_fit(
+            model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
+            budget=Budget(max_drop=max_drop, latency_ms=latency_ms, speedup=speedup), device=device, runtime=runtime,
+            precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, planner=planner,
+            alpha=alpha, images=images, points=points, seed=seed, fresh=fresh, command=command_line(),
+            progress=progress,
+        )  # fmt: skip
+    err.print()
+    err.print(("[bold green]faster[/]  " if outcome.faster else "[bold yellow]dense[/]   ") + escape(outcome.reason))
+    err.print(f"plan     {escape(outcome.plan.summary())}")
+    err.print(f"written  {outcome.folder}/ (report.html, plan.json, model; {outcome.seconds:.0f} s)")
+    if outcome.note:
+        err.print(f"[bold red]note[/]     {escape(outcome.note)}")
+    emit(outcome.to_dict(), as_json)
+    raise typer.Exit(outcome.exit_code)
+
+
+def export(
+    plan: Annotated[Path, typer.Argument(help="plan.json, or a folder that holds one")],
+    weights: Weights = None,
+    allow_pickle: AllowPickle = False,
+    runtime: Annotated[str | None, typer.Option(help="another runtime than the plan's")] = None,
+    precision: Annotated[str | None, typer.Option(help="another precision than the plan's")] = None,
+    batch: Annotated[int | None, typer.Option(help="another batch size than the plan's")] = None,
+    data: Annotated[Path | None, typer.Option(help="photographs to calibrate int8 on; the bundled by default")] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-export"),
+    as_json: AsJson = False,
+) -> None:
+    """Build a plan for a runtime: a folder that `foveate run` and `foveate.open` take.
+
+    Example:
+
+        foveate export foveate-out/plan.json --runtime onnxruntime --out for-the-server
+    """
+    from foveate.fitting.exporting import export_plan
+
+    folder = export_plan(
+        plan, weights=weights, allow_pickle=allow_pickle, runtime=runtime, precision=precision, batch=batch, data=data,
+        out=out_dir,
+    )  # fmt: skip
+    err.print(f"written  {folder}/")
+    emit({"folder": str(folder)}, as_json)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a Python file with a `recipe`")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="changes of it")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="folder to write; runs/RECIPE by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where the run in that folder was broken off")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model by a recipe; with `accelerate launch -m foveate train ...` on several processes or machines.
+
+    Examples:
+
+        foveate train recipes/imagenette.py
+
+        foveate train recipes/imagenette.py epochs=2 augment.mixup=0 --out runs/short
+
+        foveate train recipes/imagenette.py --resume
+    """
+    from foveate.train import load_recipe
+    from foveate.train import train as run_train
+
+    made = load_recipe(recipe, changes or ())
+    with stages() as progress:
+        done = run_train(made, out_dir or Path("runs") / recipe.stem, resumed=resume, progress=progress)
+    err.print(f"best     {done.best_score:.2f} % {done.figure} ({done.steps:,} steps, {done.seconds / 60:.1f} min)")
+    err.print(f"written  {done.out}/ (best.safetensors, last.pt to resume from, log.csv)")
+    emit({k: str(v) if isinstance(v, Path) else v for k, v in vars(done).items()}, as_json)

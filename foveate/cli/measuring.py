@@ -1,0 +1,171 @@
+"""Commands that measure: latency against tokens, methods at equal latency, a model on labelled photographs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foveate.cli.options import (
+    BUNDLED,
+    AllowPickle,
+    AsJson,
+    Batch,
+    Data,
+    Fresh,
+    ModelArg,
+    PrecisionOpt,
+    RandomWeights,
+    RuntimeOpt,
+    Seed,
+    Threads,
+    Weights,
+)
+from foveate.console import emit, err, out, stages
+
+
+def profile(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    runtime: Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino")] = "openvino",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8")] = "fp32",
+    batch: Batch = 1,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(help="time to spend on measuring")] = 45.0,
+    out_file: Annotated[Path | None, typer.Option("--out", help="write the profile as JSON")] = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure latency against token count on this machine, in the runtime that will serve.
+
+    Example:
+
+        foveate profile deit_small_patch16_224 --random-weights --runtime onnxruntime
+    """
+    import foveate
+
+    loaded = foveate.load(model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
+    with stages() as progress:
+        found = foveate.profile(
+            loaded.model, runtime=runtime, precision=precision, batch=batch, threads=threads, seconds=seconds,
+            fresh=fresh, progress=lambda done, total, text: progress("profile", done / max(total, 1), text),
+        )  # fmt: skip
+    if out_file is not None:
+        found.save(out_file)
+    if not as_json:
+        curve = found.table.block
+        table = Table("tokens", "ms a block", "right edge", title=f"{model}, {runtime} {precision}, batch {batch}")
+        edges = set(found.table.right_edges(curve.tokens[0], curve.tokens[-1]))
+        for n, ms in zip(curve.tokens, curve.ms, strict=True):
+            table.add_row(str(n), f"{ms:.3f}", "*" if n in edges else "")
+        out.print(table)
+    emit(found.model_dump(mode="json"), as_json)
+
+
+def compare(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    data: Data = None,
+    runtime: RuntimeOpt = "auto",
+    precision: PrecisionOpt = "auto",
+    batch: Batch = 1,
+    threads: Threads = None,
+    level: Annotated[list[float] | None, typer.Option(help="latency, as a share of the dense build's")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="methods to compare; all by default")] = None,
+    images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for results.jsonl and compare.html")] = Path(
+        "foveate-compare"
+    ),
+    published: Annotated[
+        bool, typer.Option("--published", help="only list tokens and GMACs of the papers' settings; measures nothing")
+    ] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Every method at the same latencies, and the planner's own choice: one table and one plot.
+
+    Examples:
+
+        foveate compare vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --level 0.8 --level 0.65
+
+        foveate compare deit_small_patch16_224 --random-weights --published
+    """
+    if published:
+        list_published(model, weights, random_weights, allow_pickle, as_json)
+        return
+    from foveate.fitting.comparing import compare as run_compare
+
+    with stages() as progress:
+        rows = run_compare(
+            model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
+            runtime=runtime, precision=precision, batch=batch, threads=threads, levels=level or (0.85, 0.7, 0.55),
+            methods=method, images=images, out=out_dir, seed=seed, progress=progress,
+        )  # fmt: skip
+    if not as_json:
+        table = Table("level", "method", "speed-up", "99 %", "agreement", "KL", "drop", "GMACs")
+        for r in rows:
+            table.add_row(
+                f"{r['level']:.2f}", r["method"], f"{r['speedup']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",
+                f"{r['agreement']:.1%}", f"{r['kl']:.4f}", "-" if r["drop"] is None else f"{r['drop']:+.2f}",
+                f"{r['gmacs']:.3f}",
+            )  # fmt: skip
+        out.print(table)
+    err.print(f"written  {out_dir}/ (compare.html, results.jsonl)")
+    emit({"rows": rows}, as_json)
+
+
+def list_published(model: str, weights: Path | None, random_weights: bool, allow_pickle: bool, as_json: bool) -> None:
+    import foveate
+    from foveate.adapters import describe
+    from foveate.fitting.published import published
+
+    loaded = foveate.load(model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
+    rows = published(describe(loaded.model))
+    if not as_json:
+        table = Table("setting", "tokens after every block", "GMACs", "of dense", title=model)
+        for r in rows:
+            tokens = " ".join(map(str, r["tokens"]))
+            table.add_row(r["setting"], tokens, f"{r['gmacs']:.3f}", f"{r['share']:.1%}")
+        out.print(table)
+    emit({"rows": rows}, as_json)
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(metavar="DIR|MODEL", help="a fitted or trained folder, or a model name")
+    ] = BUNDLED,
+    data: Data = None,
+    task: Annotated[str, typer.Option(help="classification or segmentation")] = "classification",
+    split: Annotated[str | None, typer.Option(help="of masks; by default the first of val, validation, test")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML to write: masks laid over photographs")] = None,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    allow_pickle: AllowPickle = False,
+    images: Annotated[int, typer.Option(help="photographs used at most")] = 100_000,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Top-1, or the mean IoU of masks, of a folder or a model on labelled photographs, with its 95 % interval.
+
+    Examples:
+
+        foveate evaluate foveate-out --data photos/
+
+        foveate evaluate runs/camvid_vit --task segmentation --data camvid.zip --split test --page masks.html
+    """
+    from foveate.fitting.evaluating import evaluate as run_evaluate
+
+    with stages() as progress:
+        result = run_evaluate(
+            target, task=task, data=data, split=split, page=page, weights=weights, random_weights=random_weights,
+            allow_pickle=allow_pickle, images=images, threads=threads, progress=progress,
+        )  # fmt: skip
+    if not as_json:
+        out.print(str(result))
+    if page is not None and task == "segmentation":
+        err.print(f"written  {page}")
+    emit(result.model_dump(mode="json"), as_json)

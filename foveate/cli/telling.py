@@ -1,0 +1,49 @@
+"""Commands that tell what is known and what this machine is."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foveate.cli.options import AsJson
+from foveate.console import emit, escape, out
+
+
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, models or runtimes")] = "methods",
+    as_json: AsJson = False,
+) -> None:
+    """What foveate knows.
+
+    Example:
+
+        foveate list runtimes
+    """
+    from foveate.fitting.listing import listing
+
+    rows = listing(what)
+    if not as_json:
+        table = Table(*rows[0], title=what)
+        for row in rows:
+            table.add_row(*(escape(str(v)) for v in row.values()))
+        out.print(table)
+    emit({what: rows}, as_json)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine is: cores, instruction sets, memory, runtimes, and the peaks it reaches.
+
+    Example:
+
+        foveate doctor --json
+    """
+    from foveate.fitting.listing import examine
+
+    facts = examine()
+    if not as_json:
+        table = Table("fact", "value", show_header=False)
+        for key, value in facts.items():
+            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
+        out.print(table)
+    emit(facts, as_json)
