@@ -61,6 +61,10 @@ def adaptive(sheet: dict[str, Any]) -> str:
     heads = ["top-1, %", "GMACs, mean", "5 % to 95 % of images"]
     drops = [[f"{r['drop']:g}", f"{r['focus']:g}", *line(r)] for r in found if r["kind"] == "thresholds"]
     exits = [[f"{r['sure']:g}", *line(r)] for r in found if r["kind"] == "exits"]
+    same = [
+        [r["method"] if "IRET" in r["method"] else f"ViT/16, {r['method']}", *line(r)]
+        for r in found if r["kind"] == "same counts"
+    ]  # fmt: skip
     return (
         "### Thresholds and exits, image by image\n\n"
         f"The same IRET-style model in PyTorch on the {sheet['about']['images']} test photographs, multiply-adds\n"
@@ -68,6 +72,9 @@ def adaptive(sheet: dict[str, Any]) -> str:
         + grid(["drop below", "focus from", *heads], drops)
         + "\nNothing dropped, and the first exit taken whose likeliest class has this share (above 1: the last):\n\n"
         + grid(["sure from", *heads], exits)
+        + "\nThe counts of the plan for 60 % (^), and the fine-tuned ViT reduced to as many tokens in the same\n"
+        "blocks, without training, by dropping (topk), by dropping into one token (evit) and by merging (foveal):\n\n"
+        + grid(["model", *heads], same)
     )  # fmt: skip
 
 

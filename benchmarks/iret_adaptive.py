@@ -1,10 +1,12 @@
 """One IRET-style model that follows each image: thresholds in place of counts, and exits taken when they are sure.
 
 The trained model of `benchmarks.iret_frontier` in PyTorch, fp32, image by image on the test photographs of clothing10;
-multiply-adds are counted as they happen. Nothing is timed: what is deployed has fixed counts. Needs FOVEATE_DATA.
+multiply-adds are counted as they happen. Beside it the ViT, reduced to as many tokens in the same blocks by other
+means. Nothing is timed: what is deployed has fixed counts. Needs FOVEATE_DATA.
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -15,14 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import Sheet, data_folder
-from benchmarks.iret_frontier import IRET, folder_of
+from benchmarks.common import RESULTS, Sheet, data_folder
+from benchmarks.iret_frontier import DENSE, IRET, folder_of
+from foveate.adapters import adapt
 from foveate.adapters.load import load
 from foveate.evaluate import metrics
 from foveate.fitting.bench import photographs
 from foveate.models.iret import Thresholds
+from foveate.plans import Step
 
 DROP, FOCUS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25), (0.0, 1.0)
+SAME = ("topk", "evit", "foveal")  # on the fine-tuned ViT, without training, where the IRET-style plan drops
 SURE = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.01)
 
 
@@ -43,6 +48,14 @@ def until_sure(model: Any, image: Tensor, sure: float) -> Tensor:
             break
     assert logits is not None
     return logits
+
+
+def aimed() -> list[Step]:
+    """The steps of the IRET-style plan that `benchmarks.iret_frontier` compares; none where it has not run."""
+    path = RESULTS / "iret_frontier.json"
+    rows = json.loads(path.read_text())["rows"].values() if path.exists() else []
+    found = [r["steps"] for r in rows if r["kind"] == IRET and r["aimed"]]
+    return [Step(**step) for step in found[0]] if found else []
 
 
 def main() -> None:
@@ -70,6 +83,15 @@ def main() -> None:
             f"drop {drop:g} focus {max(drop, focus):g}",
             lambda at=at: row(lambda i: model(i, at), kind="thresholds", drop=at.drop[0], focus=at.focus[0]),
         )
+    vit, steps = load(str(folder_of(a.out, DENSE))).model, aimed()
+    for method in SAME if steps else ():
+        same = adapt(vit, [step.model_copy(update={"method": method}) for step in steps]).eval()
+        sheet.row(
+            f"same counts {method}", lambda same=same, method=method: row(same, kind="same counts", method=method)
+        )
+    if steps:
+        own = adapt(model, steps).eval()
+        sheet.row("same counts IRET-style", lambda: row(own, kind="same counts", method="IRET-style"))
     for sure in SURE:
         sheet.row(
             f"sure {sure:g}", lambda sure=sure: row(lambda i: until_sure(model, i, sure), kind="exits", sure=sure)
