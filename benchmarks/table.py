@@ -186,18 +186,6 @@ def equal(sheet: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def training(sheet: dict[str, Any]) -> str:
-    rows = [
-        [r["precision"], f"{r['times']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"] for r in sheet["rows"].values()
-    ]  # fmt: skip
-    return (
-        "## Training on the CPU\n\n"
-        f"What it gains that freed memory is kept (`foveate.hardware.memory`): time of a step of the real loop\n"
-        f"without over with, {sheet['about']['model']}, batch {sheet['about']['batch']}, by turns, 95 % interval:\n\n"
-        + grid(["precision", "times as fast"], rows) + "\n" + machine(sheet)
-    )  # fmt: skip
-
-
 def times(r: dict[str, Any]) -> str:
     """How many times as fast as the dense ViT, with its interval."""
     return f"{1 / r['latency_ratio']:.2f} [{1 / r['high']:.2f}, {1 / r['low']:.2f}]"
@@ -285,8 +273,6 @@ def render() -> str:
         parts.append(adaptive(sheet))
     if sheet := read("serving"):
         parts.append(serving(sheet))
-    if sheet := read("training_step"):
-        parts.append(training(sheet))
     return "\n".join(parts)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from foveate.errors import InputError
-from foveate.hardware import Speedup, busy, default_threads, device, device_facts, fingerprint, memory
+from foveate.hardware import Speedup, busy, default_threads, device, device_facts, fingerprint
 from foveate.hardware.timer import over_allowed, percentiles, proven, samples_needed, speedup
 
 
@@ -254,34 +253,3 @@ def test_peaks_say_what_was_measured():
 def test_importing_the_timer_imports_no_torch():
     code = "import sys, foveate.hardware.timer, foveate.hardware.peaks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-FAULTS = """
-import resource, sys
-import numpy as np
-from foveate.hardware.memory import keep_freed_memory
-
-def work():
-    for _ in range(3):
-        held = [np.ones(40 << 20, np.uint8) for _ in range(3)]
-        del held
-
-kept = sys.argv[1] == "keep" and keep_freed_memory()
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_kept_memory_is_not_faulted_in_again():
-    run = lambda word: subprocess.check_output([sys.executable, "-c", FAULTS, word], text=True).split()
-    (left, faults), (kept, fewer) = run("leave"), run("keep")
-    assert (left, kept) == ("False", "True")
-    assert int(fewer) < 100 < int(faults)
-
-
-def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    assert not memory.keep_freed_memory()

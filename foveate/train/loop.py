@@ -17,7 +17,6 @@ from torch import Tensor
 
 from foveate.adapters.card import Card
 from foveate.errors import InputError, NotAvailable
-from foveate.hardware.memory import keep_freed_memory
 from foveate.train.data import Batch, Samples, loader, order, share
 from foveate.train.goals import goal_of
 from foveate.train.parts import average_of, build, optimizer_of, preprocess_of, schedule_of
@@ -54,8 +53,6 @@ def train(
 ) -> Trained:
     """Train, and leave log.csv, last.pt (to resume from) and best.safetensors in `out`.
 
-    On a CPU this process keeps the memory it has once used until it ends (`foveate.hardware.memory`).
-
     Args:
         resumed: go on from `last.pt`; the losses are those of a run that was not broken off.
         progress: called as progress(stage, share of the whole run, text).
@@ -68,10 +65,9 @@ def train(
         from accelerate import Accelerator
     except ImportError:
         raise NotAvailable("training needs Accelerate: pip install 'foveate[train]'") from None
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        keep_freed_memory()
-    run = _Run(recipe, Path(out), Accelerator(cpu=on_cpu, mixed_precision=_mixed(recipe)), progress)
+    run = _Run(
+        recipe, Path(out), Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=_mixed(recipe)), progress
+    )
     if resumed:
         run.resume()
     elif run.main and (run.out / LAST).exists():
