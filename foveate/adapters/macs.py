@@ -31,12 +31,12 @@ class Macs:
 
 
 def macs_of(model: nn.Module, steps: Iterable[Step] = ()) -> Macs:
-    """Count one image through `model` with `steps`, or through an adapted model as it is.
+    """Count one image through `model` with `steps`, or through an adapted model, as it is deployed.
 
     Half of what torch's FlopCounterMode counts. The backbone equals `foveate.schedule.macs` exactly on a plain ViT;
     that formula leaves out gated MLPs, distillation heads and attention pooling, which are counted here.
     """
-    reduced = model if isinstance(model, Reduced) else adapt(model, steps)
+    reduced = (model if isinstance(model, Reduced) else adapt(model, steps)).settled()
     first = next(reduced.host.parameters())
     backbone = reduction = 0
     # The plain kernel is made of matrix products, which the counter knows on every device.

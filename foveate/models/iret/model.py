@@ -81,8 +81,8 @@ class IRET(nn.Module):
                 later gets what it missed, too. By default ll, then the others; in three stages, hh last.
             widening: how tokens pass from stage to stage: "residual" in one width, "concat" with new channels for the
                 detail, "stitched" by a linear map from a narrow ViT's blocks to a wide one's (`widening`).
-            start, sampling, hidden: of the lifting, which is by default linear in the residual variant: then what it
-                does to a patch and what embeds it are deployed as one product (`folding`).
+            start, sampling, hidden: of the lifting, which is by default linear where it starts from a trained ViT: then
+                what it does to a patch and what embeds it are deployed as one product (`folding`).
             looks, beta: relevance is accumulated over so many blocks up to a transition, its own included; each leaves
                 the share beta of what was there. Every look costs the class token's row of attention again.
 
@@ -106,7 +106,9 @@ class IRET(nn.Module):
         self.grid = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_prefix_tokens = int(class_token)
-        self.lifting = Lifting(in_chans, start, sampling, 0 if hidden is None and widening == "residual" else hidden)
+        if hidden is None and widening != "concat":
+            hidden = 0
+        self.lifting = Lifting(in_chans, start, sampling, hidden)
         self.fold: Fold | None = None  # of a deployed model
         quarter = in_chans * patch_size * patch_size // 4
         self.embed = nn.Linear(quarter, narrow)
