@@ -94,9 +94,9 @@ def serving(sheet: dict[str, Any]) -> str:
     ]  # fmt: skip
     heads = [f"{head}, {kind}" for kind in ("fixed", "free") for head in ("p99, ms", "held", "right, %", "lost")]
     best = next(r for r in found if r["kind"] == "highest")
-    burst = next(r for r in found if "burst" in r)
+    burst = next(r for r in found if r["kind"] == "burst")
     back = (
-        f"{burst['back_s']:.1f} s after it the last answer at another point than 0 was due"
+        f"the last answer at a faster point than before it was due {burst['back_s']:.1f} s after its end"
         if burst["came_back"] else "it had not come back when the run ended"
     )  # fmt: skip
     return (
