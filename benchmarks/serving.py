@@ -194,14 +194,17 @@ def main() -> None:
         rates = args.rates or [own * share for share in (0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)]
         best: dict[str, float] = {}
         for rate in rates:
-            rows = {}
+            keys = {kind: f"{args.slo_ms:g} ms {rate:.1f}/s {kind}" for kind in servers}
             got: dict[str, list[Reply]] = {k: [] for k in servers}
-            for turn in range(args.rounds):
+            for turn in range(0 if all(key in sheet.value["rows"] for key in keys.values()) else args.rounds):
                 for kind in sorted(servers, reverse=turn % 2 == 1):
                     got[kind] += load(servers[kind], requests, [(rate, args.seconds)])
-            for kind in servers:
-                row = {"kind": kind, "rate": rate, **summary(got[kind], args.slo_ms)}
-                rows[kind] = sheet.row(f"{args.slo_ms:g} ms {rate:.1f}/s {kind}", lambda row=row: row)
+            rows = {}
+            for kind, key in keys.items():
+                replies = got[kind]
+                rows[kind] = sheet.row(
+                    key, lambda k=kind, r=rate, g=replies: {"kind": k, "rate": r, **summary(g, args.slo_ms)}
+                )
                 if rows[kind]["held"]:
                     best[kind] = max(rate, best.get(kind, 0.0))
             if not any(row["held"] for row in rows.values()):
