@@ -195,10 +195,9 @@ def embeddings_of(model: Any) -> tuple[tuple[int, int, int], ...]:
 
     Of a linear lifting as it is deployed: from the pixels.
     """
-    pixels = model.lifting.channels * model.patch_size**2
-    values = lambda linear, least: (
-        max(pixels // least, linear.in_features) if model.lifting.linear else linear.in_features
-    )
-    coarse = (-1, values(model.embed, 1 if model.lifting.lowpass else 4), model.embed.out_features)
+    lifting, pixels = model.lifting, model.lifting.channels * model.patch_size**2
+    coarse = pixels if lifting.linear and lifting.lowpass else model.embed.in_features
     details = zip(model.transitions, model.details, strict=False)  # one transition or more has nothing left to bring
-    return coarse, *((t, values(linear, 1), linear.out_features) for t, linear in details)
+    return (-1, coarse, model.embed.out_features), *(
+        (t, pixels if lifting.linear else linear.in_features, linear.out_features) for t, linear in details
+    )
