@@ -9,9 +9,9 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib.figure import Figure
 
+from benchmarks.common import RESULTS
 from foveate.files import replacing
 
-RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = {"IRET-style": "#0b6b60", "ViT/16": "#3a5a8c", "EViT-style, fine-tuned": "#a3541f"}
 NAMES = {"ViT/16": "ViT/16, pruned without training"}
