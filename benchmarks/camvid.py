@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.common import Sheet, cells, contest, data_folder, told
 from foveate.adapters import describe
-from foveate.adapters.load import Loaded, load
-from foveate.fitting.evaluating import evaluate
+from foveate.commands.evaluate import evaluate
+from foveate.loading.load import Loaded, load
 from foveate.train import load_recipe, train
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foveate.adapters import adapt, describe
-from foveate.adapters.load import Loaded
 from foveate.errors import InputError
 from foveate.files import write_text
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import default_threads, device_facts
 from foveate.hardware.timer import speedup
+from foveate.loading.load import Loaded
 from foveate.runtimes import RUNTIMES
 
 RESULTS = Path(__file__).parent / "results"

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import RESULTS, Sheet, data_folder
 from benchmarks.iret_frontier import DENSE, IRET, folder_of
 from foveate.adapters import Facts, adapt, describe
-from foveate.adapters.load import load
 from foveate.evaluate import metrics
 from foveate.fitting.bench import photographs
+from foveate.loading.load import load
 from foveate.models.iret import Thresholds
 from foveate.plans import Step
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.common import Sheet, beside_dense, data_folder, told
 from foveate.adapters import adapt, describe
-from foveate.adapters.load import Loaded, load
 from foveate.evaluate import Images, metrics
 from foveate.fitting.bench import photographs, reference_logits
 from foveate.fitting.evidence import quality
 from foveate.fitting.frontier import measure_points
 from foveate.hardware.device import default_threads
+from foveate.loading.load import Loaded, load
 from foveate.planners.pareto import spread
 from foveate.planning import plan_candidates
 from foveate.plans import Step

@@ -14,8 +14,8 @@ import foveate.models  # noqa: F401  puts ours into timm's registry
 from benchmarks.common import Sheet, against, beside_dense, cells
 from foveate.adapters import adapt, describe
 from foveate.adapters.iret import steps_of
-from foveate.adapters.load import load
 from foveate.hardware.device import default_threads
+from foveate.loading.load import load
 from foveate.models.iret import Counts
 
 # By label: the model and its options, its ViT, and the shares of the patches that stay at its transitions. The tokens

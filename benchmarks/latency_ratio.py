@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmarks.common import Sheet, against, beside_dense, cells, say
 from foveate.adapters import describe
-from foveate.adapters.load import load
 from foveate.errors import InputError
 from foveate.evaluate import open_images
 from foveate.hardware.device import default_threads
+from foveate.loading.load import load
 from foveate.planning import plan_candidates
 from foveate.plans import Step
 from foveate.profiling import profile

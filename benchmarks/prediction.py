@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.common import Sheet, beside_dense
 from foveate.adapters import describe
-from foveate.adapters.load import load
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
+from foveate.loading.load import load
 from foveate.plans import Step
 from foveate.profiling import profile
 

@@ -11,8 +11,8 @@ import torch
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from benchmarks.common import Sheet, cells, contest
-from foveate.adapters.load import load
 from foveate.hardware.device import default_threads
+from foveate.loading.load import load
 
 OTHERS = {"ViTTM 28/28": "segmenter_vittm_{}_patch28_504", "ViTTM 32/16": "segmenter_vittm_{}_patch32_mem16_512"}
 

@@ -182,8 +182,8 @@ def main() -> None:
     requests = bodies(args.folder, data, args.images)
     plan = Plan.load(args.folder)
     sheet = Sheet("serving", fresh=args.fresh, slo_ms=args.slo_ms, seconds=args.seconds, rounds=args.rounds,
-                  images=len(requests[0]), plan=plan.summary(), model=plan.model.name, runtime=plan.runtime,
-                  precision=plan.precision, threads=plan.threads,
+                  images=len(requests[0]), plan=plan.summary(), model=plan.model.name, runtime=plan.target.runtime,
+                  precision=plan.target.precision, threads=plan.target.threads,
                   points=len(Frontier.load(args.folder).points))  # fmt: skip
     with ExitStack() as stack:
         free = stack.enter_context(serving(args.folder, "--slo-ms", str(args.slo_ms)))

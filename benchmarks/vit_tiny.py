@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import Sheet, data_folder, say
-from foveate.fitting.comparing import compare
+from foveate.commands.compare import compare
 from foveate.hardware.device import default_threads
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import Sheet, data_folder, say
-from foveate.adapters.load import load
 from foveate.evaluate import open_images
+from foveate.loading.load import load
 from foveate.methods import METHODS
 from foveate.planners import Curve, LatencyTable
 from foveate.planning import Evaluator, plan_candidates

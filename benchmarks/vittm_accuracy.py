@@ -17,7 +17,7 @@ import foveate.models
 from benchmarks.common import Sheet, data_folder, told
 from foveate import load
 from foveate.adapters import describe
-from foveate.fitting.evaluating import evaluate
+from foveate.commands.evaluate import evaluate
 from foveate.models.vittm import retrofit
 from foveate.train import Recipe, load_recipe, train
 

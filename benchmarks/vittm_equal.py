@@ -11,11 +11,11 @@ from typing import Any
 from benchmarks.common import Sheet, against, beside_dense, data_folder, say
 from benchmarks.vittm_accuracy import TUNED, folder_of
 from foveate.adapters import adapt, describe
-from foveate.adapters.load import load
+from foveate.commands.compare import Landing
 from foveate.evaluate.metrics import accuracy
 from foveate.fitting.bench import Bench, photographs
-from foveate.fitting.comparing import Landing
 from foveate.hardware.device import default_threads
+from foveate.loading.load import load
 from foveate.planning import plan_candidates
 from foveate.profiling import profile
 

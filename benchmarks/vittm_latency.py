@@ -14,8 +14,8 @@ from torch import nn
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from benchmarks.common import Sheet, cells, contest
 from benchmarks.vittm_accuracy import SCRATCH
-from foveate.adapters.load import Loaded, load
 from foveate.hardware.device import default_threads
+from foveate.loading.load import Loaded, load
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ViT, patch 28": ("vit_{}_patch16_224", {"patch_size": 28}),

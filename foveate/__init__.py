@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load": "adapters.load",
+    "load": "loading.load",
     "profile": "profiling",
     "plan": "planning:plan_candidates",
     "apply": "adapters:adapt",
@@ -31,22 +31,23 @@ _WHERE = {
     "Plan": "plans",
     "Step": "plans",
     "Schedule": "schedule",
+    "Target": "target",
     "Result": "result",
     "InputError": "errors",
 }
 __all__ = [
     "load", "profile", "plan", "apply", "export", "open", "fit",
-    "Budget", "METHODS", "RUNTIMES", "Plan", "Step", "Schedule", "Result", "InputError", "__version__",
+    "Budget", "METHODS", "RUNTIMES", "Plan", "Step", "Target", "Schedule", "Result", "InputError", "__version__",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from foveate.adapters import adapt as apply
-    from foveate.adapters.load import load as load
     from foveate.artefact import Artefact as open
     from foveate.artefact import export as export
     from foveate.errors import InputError as InputError
     from foveate.fitting import Budget as Budget
     from foveate.fitting import fit as fit
+    from foveate.loading.load import load as load
     from foveate.methods import METHODS as METHODS
     from foveate.planning import plan_candidates as plan
     from foveate.plans import Plan as Plan
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from foveate.result import Result as Result
     from foveate.runtimes import RUNTIMES as RUNTIMES
     from foveate.schedule import Schedule as Schedule
+    from foveate.target import Target as Target
 
 
 def __getattr__(name: str) -> object:

@@ -64,7 +64,7 @@ def export(
     Raises:
         InputError: where the plan does not fit the model, the runtime cannot be used, or the folder not be written.
     """
-    check_runtime(plan.runtime, plan.precision)
+    check_runtime(plan.target.runtime, plan.target.precision)
     with replacing_folder(folder) as part:
         write_artefact(part, model, plan, preprocess=preprocess, classes=classes, note=note, calibration=calibration)
     return Path(folder)
@@ -89,9 +89,9 @@ def write_artefact(
             f"the plan is for {plan.model.tokens} tokens ({plan.model.prefix} prefix) and {plan.model.depth} blocks; "
             f"this {facts.family} has {facts.tokens} ({facts.prefix} prefix) and {facts.depth}"
         )
-    shape = (plan.batch, *facts.image)
-    file = RUNTIMES[plan.runtime].build(
-        adapt(model, plan.steps).eval(), folder, shape=shape, precision=plan.precision, calibration=calibration
+    shape = (plan.target.batch, *facts.image)
+    file = RUNTIMES[plan.target.runtime].build(
+        adapt(model, plan.steps).eval(), folder, shape=shape, precision=plan.target.precision, calibration=calibration
     )
     write_card(folder, plan, file.name, preprocess, classes, note)
     return file
@@ -121,11 +121,11 @@ class Artefact:
         """
         self.folder = Path(folder)
         self.plan = Plan.load(self.folder)
-        check_runtime(self.plan.runtime, self.plan.precision)
+        check_runtime(self.plan.target.runtime, self.plan.target.precision)
         self.preprocess = Preprocess.load(self.folder / "preprocess.json")
         self.card = read_card(self.folder)
         self.frontier = Frontier.load(self.folder) if (self.folder / FRONTIER).exists() else None
-        self.threads = threads or self.plan.threads or default_threads()
+        self.threads = threads or self.plan.target.threads or default_threads()
         self._runners: dict[str, Runner] = {}
         self.at = at
         self._runner(at)
@@ -150,7 +150,7 @@ class Artefact:
 
         `at`: an operating point for this call alone.
         """
-        call, size, rows = self._runner(self.at if at is None else at), self.plan.batch, []
+        call, size, rows = self._runner(self.at if at is None else at), self.plan.target.batch, []
         for first in range(0, len(images), size):
             chunk = images[first : first + size]
             padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
@@ -168,8 +168,8 @@ class Artefact:
             file = self.folder / name
             if not file.exists():
                 raise InputError(f"{self.folder} lacks its model file {name}")
-            self._runners[name] = RUNTIMES[self.plan.runtime].load(
-                file, precision=self.plan.precision, threads=self.threads
+            self._runners[name] = RUNTIMES[self.plan.target.runtime].load(
+                file, precision=self.plan.target.precision, threads=self.threads
             )
         return self._runners[name]
 

@@ -1,12 +1,13 @@
 """A plan says everything needed to build a reduced model again: written as JSON, read by people and by `apply`."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foveate.files import read_as, write_text
 from foveate.schedule import Schedule
+from foveate.target import Target
 
 Kwarg = bool | int | float | str | tuple[int, ...]  # of a model's constructor
 
@@ -44,15 +45,21 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model: ModelRef
     steps: tuple[Step, ...] = ()
-    runtime: str = "eager"
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    batch: int = Field(1, ge=1)
-    threads: int | None = None
-    device: str = "cpu"
+    target: Target = Target()
     planner: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_first_schema(cls, data: Any) -> Any:
+        """Where the model runs stood among the plan's own fields."""
+        if not isinstance(data, dict) or data.get("schema_version") != 1:
+            return data
+        flat = {k: v for k, v in data.items() if k in Target.model_fields}
+        rest = {k: v for k, v in data.items() if k not in Target.model_fields}
+        return {**rest, "schema_version": 2, "target": flat}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -75,7 +82,7 @@ class Plan(BaseModel):
     def summary(self) -> str:
         """One line: `tome to 150 after block 4, ... on openvino bf16`."""
         what = ", ".join(map(str, self.steps)) or "dense, no reduction"
-        return f"{what}; {self.runtime} {self.precision}, batch {self.batch}"
+        return f"{what}; {self.target}"
 
     def save(self, path: str | Path) -> Path:
         return write_text(path, self.model_dump_json(indent=2) + "\n")

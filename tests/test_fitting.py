@@ -14,11 +14,11 @@ from timm.models.vision_transformer import VisionTransformer
 
 import foveate
 from foveate.adapters.macs import macs_of
+from foveate.commands.compare import Landing, compare
 from foveate.errors import InputError
 from foveate.fitting import Budget
 from foveate.fitting.baseline import fastest_dense
 from foveate.fitting.bench import reference_logits
-from foveate.fitting.comparing import Landing, compare
 from foveate.fitting.evidence import Quality
 from foveate.fitting.frontier import Seen, worth_having
 from foveate.hardware.energy import Energy
@@ -64,7 +64,7 @@ def every_result_carries_its_origin(fitted, photos, tmp_path):
 
 
 def it_exports_again_from_the_written_plan(fitted, photos, tmp_path):
-    from foveate.fitting.exporting import export_plan
+    from foveate.commands.export import export_plan
 
     folder = export_plan(fitted.folder, runtime="eager", out=tmp_path / "again")
     x = foveate.open(fitted.folder).preprocess(read_image(photos[0]))[None]

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from foveate.adapters import load as module
-from foveate.adapters import weights as weights_module
-from foveate.adapters.card import Card
-from foveate.adapters.load import BUNDLED, BUNDLED_CLASSES, BUNDLED_FILE, load, model_ref, sha256_of
 from foveate.errors import InputError, NotAvailable
+from foveate.loading import bundled, hub
+from foveate.loading import weights as weights_module
+from foveate.loading.bundled import BUNDLED, BUNDLED_CLASSES, BUNDLED_FILE
+from foveate.loading.card import Card
+from foveate.loading.load import load, model_ref, sha256_of
 from foveate.preprocess import Preprocess
 
 NAME = "vit_tiny_patch16_224"
@@ -123,7 +124,7 @@ def test_bundled_options_and_classes():
 
 def test_bundled_weights_load_or_say_what_is_missing(monkeypatch, tmp_path):
     (tmp_path / "assets").mkdir()
-    monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(bundled.resources, "files", lambda package: tmp_path)
     with pytest.raises(InputError, match=f"{BUNDLED_FILE} are not part of this installation"):
         load()
     state = load(random_weights=True).model.state_dict()
@@ -177,13 +178,13 @@ def test_without_a_network_the_hub_is_not_waited_for(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(module.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *a: (_ for _ in ()).throw(OSError("no name")))
-    with module.no_waiting():
+    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(hub.socket, "getaddrinfo", lambda *a: (_ for _ in ()).throw(OSError("no name")))
+    with hub.no_waiting():
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
-    monkeypatch.setattr(module.urllib.request, "getproxies", lambda: {"https": "proxy"})
-    with module.no_waiting():
+    monkeypatch.setattr(hub.urllib.request, "getproxies", lambda: {"https": "proxy"})
+    with hub.no_waiting():
         assert not constants.HF_HUB_OFFLINE
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from foveate.adapters import Facts
 from foveate.adapters.macs import macs_of
+from foveate.commands.published import published
 from foveate.errors import InputError
-from foveate.fitting.published import published
 from foveate.plans import Step
 from foveate.schedule import Schedule, block_macs, macs
 

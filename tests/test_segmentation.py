@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from foveate.adapters import adapt, describe
-from foveate.adapters.load import load
 from foveate.adapters.macs import macs_of
 from foveate.cli import app
 from foveate.errors import InputError
 from foveate.evaluate.iou import Overlap, iou, mean_iou
 from foveate.evaluate.masks import VOID, decode_mask, find_masks
 from foveate.evaluate.windows import segment, slide, starts
+from foveate.loading.load import load
 from foveate.models.segmenter import MaskTransformer
 from foveate.plans import Step
 from foveate.preprocess import Preprocess
@@ -320,7 +320,7 @@ def test_trained_judged_drawn_and_exported(stripes, tmp_path):
 
     loaded = load(str(done.out))
     plan = foveate.Plan(
-        model=loaded.ref, steps=(), runtime="onnxruntime", precision="fp32", batch=1, threads=1
+        model=loaded.ref, steps=(), target=foveate.Target(runtime="onnxruntime", threads=1)
     )  # fmt: skip
     foveate.export(loaded.model, plan, tmp_path / "built", preprocess=loaded.preprocess)
     again = CliRunner().invoke(app, ["evaluate", str(tmp_path / "built"), *words[2:], "--json"], catch_exceptions=False)
@@ -328,7 +328,7 @@ def test_trained_judged_drawn_and_exported(stripes, tmp_path):
 
 
 def test_the_wrong_task_is_named(stripes, tmp_path):
-    from foveate.fitting.evaluating import evaluate
+    from foveate.commands.evaluate import evaluate
 
     with pytest.raises(InputError, match=r"segmentation needs masks of its size"):
         evaluate("vit_tiny_patch16_224", random_weights=True, task="segmentation", data=stripes)

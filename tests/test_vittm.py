@@ -334,15 +334,16 @@ def test_deployed_it_answers_as_it_did(runtime, tmp_path, photos):
     from typer.testing import CliRunner
 
     import foveate
-    from foveate.adapters.load import model_ref
     from foveate.cli import app
+    from foveate.loading.load import model_ref
     from foveate.preprocess import Preprocess, read_image
+    from foveate.target import Target
 
     model, preprocess = small(), Preprocess(size=(64, 64))
     x = np.stack([preprocess(read_image(p)) for p in photos])
     for name, steps in (("dense", ()), ("reduced", (Step(block=1, method="tome", tokens=9),))):
         plan = foveate.Plan(
-            model=model_ref(model), steps=steps, runtime=runtime, precision="fp32", batch=1, threads=1
+            model=model_ref(model), steps=steps, target=Target(runtime=runtime, threads=1)
         )  # fmt: skip
         folder = foveate.export(model, plan, tmp_path / name, preprocess=preprocess)
         with torch.no_grad():

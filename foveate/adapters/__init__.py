@@ -6,11 +6,11 @@ from importlib import import_module
 from torch import nn
 
 from foveate.adapters._base import TURN as TURN
-from foveate.adapters._base import Facts as Facts
 from foveate.adapters._base import Reduced as Reduced
 from foveate.adapters._base import ordered
 from foveate.adapters._base import restore as restore
 from foveate.errors import InputError
+from foveate.facts import Facts as Facts
 from foveate.plans import Step
 
 # Exact class -> adapter. A subclass may override anything, so it is listed (and tested) or refused.

@@ -13,8 +13,9 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known
+from foveate.adapters._base import Reduced, Tap, attention_rows, known
 from foveate.errors import InputError
+from foveate.facts import Facts
 from foveate.tokens import Signals
 
 POOLS = ("", "token", "avg", "map")
@@ -57,6 +58,7 @@ def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
         image=(patch.proj.in_channels, *patch.img_size),
         patch=tuple(patch.patch_size),
         classes=model.num_classes,
+        outputs="classes" if model.num_classes else "embedding",
         has_class_token=getattr(model, "cls_token", None) is not None,
         **more,
     )

@@ -13,9 +13,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import TURN, Facts, Reduced, size_weighted, twin
+from foveate.adapters._base import TURN, Reduced, size_weighted, twin
 from foveate.adapters._timm import PlainBlocks
 from foveate.errors import InputError
+from foveate.facts import Facts
 from foveate.methods import Reducer
 from foveate.methods._base import select
 from foveate.models.iret.deciding import Counts

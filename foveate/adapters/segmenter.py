@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from foveate.adapters._base import Facts, Reduced, known, restore
+from foveate.adapters._base import Reduced, known, restore
 from foveate.adapters.timm_eva import TimmEva
 from foveate.adapters.timm_vit import TimmViT
 from foveate.adapters.vittm import TwoStreams
 from foveate.errors import InputError
+from foveate.facts import Facts
 from foveate.models.segmenter import MaskTransformer
 from foveate.models.vittm.model import Streams
 from foveate.schedule import Schedule, macs
@@ -44,7 +45,11 @@ class Masks(Reduced):
     def describe(cls, model: Any) -> Facts:
         facts = super().describe(model.backbone)  # type: ignore[safe-super]
         return replace(
-            facts, family=type(model).__name__, classes=model.num_classes, decoder=decoder_macs(model, facts)
+            facts,
+            family=type(model).__name__,
+            classes=model.num_classes,
+            outputs="masks",
+            decoder=decoder_macs(model, facts),
         )
 
     def embed(self, image: Tensor) -> Tokens:

@@ -23,9 +23,10 @@ from timm.layers.pos_embed_sincos import (
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, Tap, attention_rows, known, size_weighted
+from foveate.adapters._base import Reduced, Tap, attention_rows, known, size_weighted
 from foveate.adapters._timm import check_blocks, check_ends, facts_of
 from foveate.errors import InputError
+from foveate.facts import Facts
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, size_weighted
+from foveate.adapters._base import Reduced, size_weighted
 from foveate.adapters._timm import PlainBlocks, check_ends, facts_of
+from foveate.facts import Facts
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 

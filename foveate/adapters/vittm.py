@@ -7,9 +7,10 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from foveate.adapters._base import Facts, Reduced, known
+from foveate.adapters._base import Reduced, known
 from foveate.adapters._timm import PlainBlocks, facts_of
 from foveate.errors import InputError
+from foveate.facts import Facts
 from foveate.models.vittm.heads import Linear
 from foveate.models.vittm.model import Streams
 from foveate.plans import Step

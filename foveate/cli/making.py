@@ -99,7 +99,7 @@ def export(
 
         foveate export foveate-out/plan.json --runtime onnxruntime --out for-the-server
     """
-    from foveate.fitting.exporting import export_plan
+    from foveate.commands.export import export_plan
 
     folder = export_plan(
         plan, weights=weights, allow_pickle=allow_pickle, runtime=runtime, precision=precision, batch=batch, data=data,

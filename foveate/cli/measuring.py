@@ -97,7 +97,7 @@ def compare(
     if published:
         list_published(model, weights, random_weights, allow_pickle, as_json)
         return
-    from foveate.fitting.comparing import compare as run_compare
+    from foveate.commands.compare import compare as run_compare
 
     with stages() as progress:
         rows = run_compare(
@@ -121,7 +121,7 @@ def compare(
 def list_published(model: str, weights: Path | None, random_weights: bool, allow_pickle: bool, as_json: bool) -> None:
     import foveate
     from foveate.adapters import describe
-    from foveate.fitting.published import published
+    from foveate.commands.published import published
 
     loaded = foveate.load(model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
     rows = published(describe(loaded.model))
@@ -157,7 +157,7 @@ def evaluate(
 
         foveate evaluate runs/camvid_vit --task segmentation --data camvid.zip --split test --page masks.html
     """
-    from foveate.fitting.evaluating import evaluate as run_evaluate
+    from foveate.commands.evaluate import evaluate as run_evaluate
 
     with stages() as progress:
         result = run_evaluate(

@@ -20,7 +20,7 @@ def list_(
 
         foveate list runtimes
     """
-    from foveate.fitting.listing import listing
+    from foveate.commands.listing import listing
 
     rows = listing(what)
     if not as_json:
@@ -38,7 +38,7 @@ def doctor(as_json: AsJson = False) -> None:
 
         foveate doctor --json
     """
-    from foveate.fitting.listing import examine
+    from foveate.commands.listing import examine
 
     facts = examine()
     if not as_json:

@@ -10,13 +10,14 @@ import numpy as np
 from torch import nn
 
 from foveate.adapters import Reduced, adapt, describe
-from foveate.adapters.load import BUNDLED, Loaded
 from foveate.artefact import Artefact
 from foveate.evaluate import Images, open_images
 from foveate.hardware.timer import speedup
+from foveate.loading.load import BUNDLED, Loaded
 from foveate.plans import ModelRef, Plan, Step
 from foveate.preprocess import Preprocess
 from foveate.runtimes import RUNTIMES, Worker
+from foveate.target import Target
 
 
 @dataclass
@@ -72,8 +73,8 @@ class Bench:
         """Build the model reduced by `steps` (`module`, where that is made already) and load it in the worker."""
         made = module or adapt(self.model, steps).eval()
         plan = Plan(
-            model=self.ref, steps=tuple(steps), runtime=self.runtime, precision=self.precision,  # type: ignore[arg-type]
-            batch=self.batch, threads=self.threads, planner=planner,
+            model=self.ref, steps=tuple(steps), planner=planner,
+            target=Target.of(runtime=self.runtime, precision=self.precision, batch=self.batch, threads=self.threads),
         )  # fmt: skip
         where = self.folder / f"{self.runtime}-{self.precision}-{len(self.builds)}"
         shutil.rmtree(where, ignore_errors=True)

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import nn
 
 from foveate.adapters import adapt, describe
-from foveate.adapters.load import Loaded
 from foveate.evaluate import Images, metrics, top
 from foveate.fitting.bench import Bench
 from foveate.hardware.device import device_facts
 from foveate.hardware.energy import Energy, find_meters, measure, modelled
 from foveate.hardware.peaks import measure_peaks
 from foveate.hardware.timer import percentiles
+from foveate.loading.load import Loaded
 from foveate.plans import Plan
 from foveate.result import Result, Tag
 

@@ -12,7 +12,6 @@ import numpy as np
 from torch import nn
 
 from foveate.adapters import Facts, describe
-from foveate.adapters.load import BUNDLED, Loaded, load
 from foveate.errors import InputError, one_of
 from foveate.evaluate import Images
 from foveate.files import check_folder
@@ -26,6 +25,7 @@ from foveate.fitting.stages import Progress, StageClock
 from foveate.fitting.writing import write
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import Speedup, proven
+from foveate.loading.load import BUNDLED, Loaded, load
 from foveate.methods import METHODS
 from foveate.planners.pareto import spread
 from foveate.planning import Candidate, plan_candidates, plan_pomt

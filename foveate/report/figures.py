@@ -82,8 +82,8 @@ def curve(written: Written) -> Figure | None:
     """Latency against token count, the counts of the plan marked on it."""
     plan = written.plan
     rows = [r for r in written.find("curve") if isinstance(r.tags.get("tokens"), int) and isfinite(r.value)]
-    here = [r for r in rows if r.tags.get("runtime") in (None, plan.runtime)]
-    here = [r for r in here if r.tags.get("precision") in (None, plan.precision)] or rows
+    here = [r for r in rows if r.tags.get("runtime") in (None, plan.target.runtime)]
+    here = [r for r in here if r.tags.get("precision") in (None, plan.target.precision)] or rows
     if not here:
         return None
     counts = sorted({plan.model.tokens, *(s.tokens for s in plan.steps)}, reverse=True)

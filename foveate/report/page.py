@@ -42,7 +42,7 @@ def context(written: Written) -> dict[str, Any]:
     plan, verdict = written.plan, written.verdict
     cards = [] if written.overlays is None or plan.dense else _cards(written, written.overlays)
     return {
-        "title": f"{plan.model.name} on {plan.runtime} {plan.precision}",
+        "title": f"{plan.model.name} on {plan.target.runtime} {plan.target.precision}",
         "version": __version__,
         "plan": plan,
         "verdict": verdict,

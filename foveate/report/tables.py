@@ -67,8 +67,9 @@ def claim(written: Written) -> Claim:
     given = found or (verdict.speedup if verdict is not None else None)
     value = None if given is None else given.value
     faster = not plan.dense if verdict is None else verdict.outcome == "faster"
-    where = f"{plan.runtime} {plan.precision}, batch {plan.batch}"
-    where += "" if plan.threads is None else f", {plan.threads} thread{'s' if plan.threads > 1 else ''}"
+    where = f"{plan.target.runtime} {plan.target.precision}, batch {plan.target.batch}"
+    threads = plan.target.threads
+    where += "" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}"
     if not faster or given is None or value is None or not isfinite(value):
         dense = written.verified("latency", plan="dense")
         speed = "" if dense is None else f" at {number(dense.value)} ms"
@@ -294,14 +295,14 @@ def peak_table(written: Written) -> tuple[Table | None, str]:
         name = text(r.tags.get("what", r.name)) + (f", {kind}" if kind else "")
         table.rows.append([name, f"{number(r.value)} {r.unit}"])
     products = [r for r in peaks if "flop" in r.unit.lower()]
-    precision = written.plan.precision
+    precision = written.plan.target.precision
     same = [r for r in products if precision in (r.tags.get("precision"), *str(r.tags.get("what", "")).split())]
     said = []
     for role in ("dense",) if written.plan.dense else ("dense", "chosen"):
         macs, latency = written.first("macs", plan=role), written.verified("latency", plan=role)
         if macs is None or latency is None or not latency.value:
             continue
-        rate = 2 * macs.value * written.plan.batch / (latency.value / 1e3)
+        rate = 2 * macs.value * written.plan.target.batch / (latency.value / 1e3)
         share = f", {fixed(100 * rate / same[0].value, 0)} % of the {precision} peak" if same else ""
         said.append(f"the {role} build runs at {number(rate)} GFLOP/s{share}")
     if not said:

@@ -163,7 +163,7 @@ def metadata(served: Served, settings: Settings) -> dict[str, Any]:
     return {
         "name": spec.name,
         "versions": [protocol.VERSION],
-        "platform": f"foveate_{plan.runtime}",
+        "platform": f"foveate_{plan.target.runtime}",
         "inputs": [
             {"name": "image", "datatype": "FP32", "shape": [-1, 3, *spec.size]},
             {"name": "photo", "datatype": "BYTES", "shape": [-1]},
@@ -172,7 +172,7 @@ def metadata(served: Served, settings: Settings) -> dict[str, Any]:
         "parameters": {
             "preprocess": served.artefact.preprocess.model_dump(mode="json"),
             "give": "image, preprocessed as `preprocess` says; or photo, encoded files (base64 in JSON)",
-            "precision": plan.precision, "batch": plan.batch, "note": served.artefact.card.note,
+            "precision": plan.target.precision, "batch": plan.target.batch, "note": served.artefact.card.note,
             "operating_points": [str(p) for p in served.frontier.points] if served.frontier else [plan.summary()],
             "slo_ms": settings.slo_ms, "point": None if settings.slo_ms is not None else served.points[0],
         },

@@ -40,7 +40,7 @@ class Served:
             raise InputError(f"--point is {settings.point}; allowed: 0 to {points - 1}")
         self.points = range(points) if settings.slo_ms is not None else (settings.point or 0,)
         self.policy = Fixed(settings.point or 0) if settings.slo_ms is None else Deadline(settings.slo_ms)
-        self.batch = artefact.plan.batch
+        self.batch = artefact.plan.target.batch
         self.name = settings.name or re.sub(r"[^A-Za-z0-9._-]", "_", artefact.plan.model.name)[:128]
         self.spec: Spec | None = None
         if load:
@@ -84,5 +84,5 @@ def prepare(settings: Settings) -> None:
     from foveate.plans import Plan
 
     plan = Plan.load(settings.folder)
-    if plan.runtime in RUNTIMES and RUNTIMES[plan.runtime].why_not(plan.precision) is None:
-        RUNTIMES[plan.runtime].serve(settings.threads or plan.threads or default_threads())
+    if plan.target.runtime in RUNTIMES and RUNTIMES[plan.target.runtime].why_not(plan.target.precision) is None:
+        RUNTIMES[plan.target.runtime].serve(settings.threads or plan.target.threads or default_threads())

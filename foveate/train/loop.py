@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.adapters.card import Card
 from foveate.errors import InputError, NotAvailable
+from foveate.loading.card import Card
 from foveate.train.data import Batch, Samples, loader, order, share
 from foveate.train.goals import goal_of
 from foveate.train.parts import average_of, build, optimizer_of, preprocess_of, schedule_of

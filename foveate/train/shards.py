@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from foveate.adapters.load import no_waiting
-from foveate.adapters.weights import first_line
 from foveate.errors import InputError, NotAvailable
 from foveate.evaluate.sources import Tars
+from foveate.loading.hub import no_waiting
+from foveate.loading.weights import first_line
 from foveate.preprocess import SUFFIXES, decode_image
 from foveate.train.examples import Photographs
 

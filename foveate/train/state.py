@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveate.adapters.card import Card
 from foveate.errors import InputError
 from foveate.files import replacing
+from foveate.loading.card import Card
 
 LAST = "last.pt"
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from foveate.plans import ModelRef, Plan, Step
 from foveate.report.masks import laid_over, pane, write_masks
 from foveate.result import Result, write_results
+from foveate.target import Target
 
 GRID = (14, 14)
 STEPS = (
@@ -155,7 +156,10 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     ref = ModelRef(name="clothing_vit", weights=weights, tokens=197, depth=12, prefix=1)
     Plan(
-        model=ref, steps=STEPS if faster else (), runtime="openvino", precision="bf16", threads=2, planner="pareto"
+        model=ref,
+        steps=STEPS if faster else (),
+        target=Target(runtime="openvino", precision="bf16", threads=2),
+        planner="pareto",
     ).save(folder / "plan.json")
     rows = make_results(labels)
     if not faster:

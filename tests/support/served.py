@@ -21,6 +21,7 @@ from foveate.elastic import Frontier, Point
 from foveate.plans import ModelRef, Plan, Step
 from foveate.preprocess import Preprocess
 from foveate.runtimes._export import INPUT, OUTPUT
+from foveate.target import Target
 
 INFER = "/v2/models/tiny/infer"
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
@@ -37,7 +38,7 @@ def make_folder(folder: Path, *, batch: int = 4, elastic: bool = True, slow: int
     points = []
     for i, kept in enumerate((None, 10, 5)):
         steps = () if kept is None else (Step(block=0, method="tome", tokens=kept),)
-        plan = Plan(model=REF, steps=steps, runtime="onnxruntime", batch=batch, threads=1)
+        plan = Plan(model=REF, steps=steps, target=Target(runtime="onnxruntime", batch=batch, threads=1))
         file = Path("model.onnx" if i == 0 else f"points/{i}/model.onnx")
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(_graph(batch, i, slow), folder / file)
@@ -46,7 +47,7 @@ def make_folder(folder: Path, *, batch: int = 4, elastic: bool = True, slow: int
             share=1 - i / 4, share_low=0.5, share_high=1, quality=90 - 5 * i, quality_low=80, quality_high=95,
             energy_mj=8 - 2 * i,
         ))  # fmt: skip
-    dense = Plan(model=REF, runtime="onnxruntime", batch=batch, threads=1)
+    dense = Plan(model=REF, target=Target(runtime="onnxruntime", batch=batch, threads=1))
     write_card(folder, dense, "model.onnx", PREPROCESS, CLASSES, None)
     if elastic:
         Frontier(

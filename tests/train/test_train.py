@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from support.lessons import COLOURS, incremental, losses, photograph, recipe, small
 
 from foveate.adapters import adapt
-from foveate.adapters.load import load
 from foveate.errors import InputError
+from foveate.loading.load import load
 from foveate.plans import Step
 from foveate.train import Classify, Distil, Incremental, MatchTokens, Through, train
 from foveate.train.parts import preprocess_of

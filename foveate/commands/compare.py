@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from foveate.adapters import TURN, Facts, describe
-from foveate.adapters.load import BUNDLED, load
 from foveate.errors import InputError
 from foveate.fitting.baseline import contenders, fastest_dense
 from foveate.fitting.bench import Bench, photographs, reference_logits
@@ -20,6 +19,7 @@ from foveate.fitting.job import PLANNED_ON
 from foveate.fitting.stages import Progress
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
+from foveate.loading.load import BUNDLED, load
 from foveate.methods import METHODS
 from foveate.planners.table import LatencyTable
 from foveate.planning import Candidate, plan_candidates

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from foveate.adapters import describe
-from foveate.adapters.load import Loaded, load
 from foveate.artefact import Artefact
+from foveate.commands.segment import mean_overlap
 from foveate.errors import InputError, one_of
 from foveate.evaluate import open_images
 from foveate.evaluate.metrics import accuracy
 from foveate.fitting.bench import answering, photographs
-from foveate.fitting.segmenting import mean_overlap
 from foveate.fitting.stages import Progress
 from foveate.hardware.device import device_facts
+from foveate.loading.load import Loaded, load
 from foveate.result import Result, Tag
 
 TASKS = ("classification", "segmentation")
@@ -47,7 +47,7 @@ def evaluate(
     opened: Artefact | Loaded
     if (Path(target) / "plan.json").is_file():
         opened = Artefact(target, threads=threads)
-        tags: dict[str, Tag] = {"runtime": opened.plan.runtime, "precision": opened.plan.precision}
+        tags: dict[str, Tag] = {"runtime": opened.plan.target.runtime, "precision": opened.plan.target.precision}
     else:
         opened = load(str(target), weights=weights, random_weights=random_weights, allow_pickle=allow_pickle)
         tags = {"runtime": "torch", "precision": "fp32"}

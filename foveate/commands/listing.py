@@ -33,7 +33,7 @@ def listing(what: str) -> list[dict[str, Any]]:
         return rows
     if what == "models":
         from foveate.adapters import ADAPTERS
-        from foveate.adapters.load import BUNDLED
+        from foveate.loading.load import BUNDLED
 
         bundled = {"name": BUNDLED, "adapter": "timm_vit.TimmViT", "what": "ships with foveate"}
         every = {

@@ -1,33 +1,26 @@
 """From a name to a model: the bundled classifier, timm's hub, a file of weights, or random weights for latency work."""
 
 import difflib
-import socket
-import sys
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.adapters import describe
-from foveate.adapters.card import Card
-from foveate.adapters.weights import check_finite, filled, first_line, read_weights
-from foveate.adapters.weights import sha256_of as sha256_of
-from foveate.errors import InputError, NotAvailable
+from foveate.errors import InputError
+from foveate.loading.bundled import BUNDLED as BUNDLED
+from foveate.loading.bundled import BUNDLED_CLASSES, BUNDLED_CROP, BUNDLED_KWARGS, bundled_state
+from foveate.loading.card import Card
+from foveate.loading.create import create
+from foveate.loading.hub import from_hub
+from foveate.loading.weights import check_finite, filled, read_weights
+from foveate.loading.weights import sha256_of as sha256_of
 from foveate.plans import Kwarg, ModelRef
 from foveate.preprocess import Preprocess
 
-BUNDLED = "clothing_vit"
-BUNDLED_FILE = "clothing_vit.safetensors"
-BUNDLED_KWARGS = {"img_size": 224, "patch_size": 16, "embed_dim": 128, "depth": 12, "num_heads": 4, "num_classes": 10}
-BUNDLED_CLASSES = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
-BUNDLED_CROP = 224 / 248
 RANDOM_NOTE = (
     "random weights: latencies are real, but predictions and every figure of accuracy or agreement mean nothing"
 )
@@ -90,13 +83,13 @@ def load(
     if random_weights:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model, origin = _create(name, kwargs), "random"
+            model, origin = create(name, kwargs), "random"
     elif state is not None:
-        model, origin = filled(_create(name, kwargs), state, str(weights)), "file"
+        model, origin = filled(create(name, kwargs), state, str(weights)), "file"
     elif name == BUNDLED:
-        model, origin = filled(_create(name, kwargs), _bundled_state(), f"the weights of {BUNDLED}"), "bundled"
+        model, origin = filled(create(name, kwargs), bundled_state(), f"the weights of {BUNDLED}"), "bundled"
     else:
-        model, origin = _from_hub(name, kwargs), "hub"
+        model, origin = from_hub(name, kwargs), "hub"
         tag = getattr(model, "pretrained_cfg", {}).get("tag")
         name = f"{name.partition('.')[0]}.{tag}" if tag else name  # a default tag may change with timm's version
     model.eval()
@@ -144,84 +137,13 @@ def _checked(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Kwarg]:
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {BUNDLED} and timm's models"
         raise InputError(f"unknown model {name!r}; {hint}")
     with torch.device("meta"):
-        sketch = _create(name, kwargs)
+        sketch = create(name, kwargs)
         if getattr(sketch, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
             # Some of timm's models (DINOv3) take any image size by default; a schedule needs one.
             kwargs["dynamic_img_size"] = False
-            sketch = _create(name, kwargs)
+            sketch = create(name, kwargs)
     describe(sketch)
     return kwargs
-
-
-def _create(name: str, kwargs: Mapping[str, Any], pretrained: bool = False) -> nn.Module:
-    import timm
-    from timm.models.vision_transformer import VisionTransformer
-
-    try:
-        return VisionTransformer(**kwargs) if name == BUNDLED else timm.create_model(name, pretrained, **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as e:
-        options = ", ".join(f"{k}={v}" for k, v in kwargs.items())
-        raise InputError(f"cannot build {name}{f' with {options}' if options else ''}: {first_line(e)}") from None
-
-
-def _from_hub(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    arch, _, tag = name.partition(".")
-    import timm
-
-    known = timm.list_pretrained(f"{arch}*")
-    known = [k for k in known if k.partition(".")[0] == arch]
-    ways = "give --weights FILE, or --random-weights for latency work"
-    if not known or (tag and name not in known):
-        has = f"timm has weights for {', '.join(known)}" if known else "timm has no weights for it"
-        raise InputError(f"no pretrained weights {name!r}: {has}; {ways}")
-    with no_waiting():
-        try:
-            return _create(name, kwargs, pretrained=True)
-        except InputError:
-            raise
-        except Exception as e:  # timm passes on whatever its hub, its HTTP client or the file system raise
-            raise NotAvailable(
-                f"cannot get the pretrained weights of {name}: no network, and not in the cache; {ways} "
-                f"({first_line(e)[:80]})"
-            ) from None
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Without a network the hub's clients retry for most of a minute; here they look into their caches at once."""
-    from huggingface_hub import constants
-
-    clients: list[Any] = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
-    before = [client.HF_HUB_OFFLINE for client in clients]
-    offline = not _reachable(constants.ENDPOINT)
-    for client in clients:
-        client.HF_HUB_OFFLINE = client.HF_HUB_OFFLINE or offline
-    try:
-        yield
-    finally:
-        for client, was in zip(clients, before, strict=True):
-            client.HF_HUB_OFFLINE = was
-
-
-def _reachable(address: str) -> bool:
-    """Is there a way to `address`: a proxy, or a name that resolves?"""
-    if urllib.request.getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
-def _bundled_state() -> dict[str, Tensor]:
-    asset = resources.files("foveate") / "assets" / BUNDLED_FILE
-    if not asset.is_file():
-        raise InputError(
-            f"the bundled weights {BUNDLED_FILE} are not part of this installation; name a model or install again"
-        )
-    with resources.as_file(asset) as path:
-        return read_weights(path)
 
 
 def _preprocess(name: str, model: nn.Module) -> Preprocess:

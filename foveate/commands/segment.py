@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.adapters.load import Loaded
 from foveate.artefact import Artefact
 from foveate.errors import InputError
 from foveate.evaluate.iou import Overlap, iou
@@ -16,6 +15,7 @@ from foveate.evaluate.sources import VAL
 from foveate.evaluate.windows import segment
 from foveate.fitting.bench import answering
 from foveate.fitting.stages import Progress
+from foveate.loading.load import Loaded
 from foveate.report.masks import laid_over, pane, write_masks
 from foveate.result import Result
 

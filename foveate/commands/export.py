@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from foveate.adapters.load import load
 from foveate.artefact import check_runtime, export
 from foveate.errors import InputError, one_of
 from foveate.fitting.bench import photographs
+from foveate.loading.load import load
 from foveate.plans import Plan
 from foveate.runtimes import RUNTIMES
+from foveate.target import Target
 
 CALIBRATION = 128  # images behind an int8 calibration
 
@@ -32,11 +33,9 @@ def export_plan(
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     if runtime is not None and runtime not in RUNTIMES:
         raise one_of("runtime", runtime, RUNTIMES)
-    if precision not in (None, "fp32", "bf16", "int8"):
-        raise one_of("precision", precision, ("fp32", "bf16", "int8"))
     changes = {k: v for k, v in {"runtime": runtime, "precision": precision, "batch": batch}.items() if v is not None}
-    plan = Plan.model_validate({**plan.model_dump(), **changes})
-    check_runtime(plan.runtime, plan.precision)
+    plan = plan.model_copy(update={"target": Target.of(**(plan.target.model_dump() | changes))})
+    check_runtime(plan.target.runtime, plan.target.precision)
     ref = plan.model
     kwargs: dict[str, Any] = dict(ref.kwargs)
     if ref.weights == "file" and weights is None:
@@ -47,7 +46,7 @@ def export_plan(
     if ref.sha256 is not None and loaded.ref.sha256 != ref.sha256:
         raise InputError(f"these are not the plan's weights: sha256 {loaded.ref.sha256}, the plan says {ref.sha256}")
     calibration = None
-    if plan.precision == "int8":
+    if plan.target.precision == "int8":
         photos = photographs(data, loaded, limit=CALIBRATION)
         calibration = photos.array(loaded.preprocess)
     return export(

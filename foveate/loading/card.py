@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from foveate.adapters.weights import first_line
 from foveate.errors import InputError
 from foveate.files import read_text, write_text
+from foveate.loading.weights import first_line
 from foveate.plans import Kwarg
 from foveate.preprocess import Preprocess
 

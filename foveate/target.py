@@ -1,0 +1,59 @@
+"""Where a model runs, and how: one value, wherever latency is asked for, measured or written down."""
+
+import re
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from foveate.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
+MOST_BATCH, MOST_THREADS = 4096, 1024
+
+
+def _device(name: str) -> str:
+    if not DEVICE.fullmatch(name):
+        raise ValueError(f"{name!r} is no device; allowed: cpu, cuda or cuda:N")
+    return name
+
+
+class Target(BaseModel):
+    """Device, runtime, precision, batch and threads. Whether this machine has them is for `foveate.runtimes` to say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    runtime: str = "eager"
+    precision: Precision = "fp32"
+    batch: int = Field(default=1, ge=1, le=MOST_BATCH)  # images a call
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)  # None: one a core that we may use
+
+    @classmethod
+    def of(cls, **fields: object) -> Self:
+        """As the constructor, for what a person wrote.
+
+        Raises:
+            InputError: names the field, its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as e:
+            first = e.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "target"
+            raise InputError(f"{name} is {first['input']!r}; {first['msg'].removeprefix('Value error, ')}") from None
+
+    @property
+    def kind(self) -> str:
+        """The device without its number: "cpu" or "cuda"."""
+        return self.device.partition(":")[0]
+
+    @property
+    def index(self) -> int:
+        """The device's number, 0 where none is given."""
+        return int(self.device.partition(":")[2] or 0)
+
+    def __str__(self) -> str:
+        where = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.runtime} {self.precision}{where}, batch {self.batch}"
