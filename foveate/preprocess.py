@@ -65,14 +65,20 @@ class Preprocess(BaseModel):
     def __call__(self, image: Image.Image) -> np.ndarray:
         """float32 (3 h w) of an RGB image (any other mode is converted)."""
         image = image if image.mode == "RGB" else image.convert("RGB")
-        high, wide = self._resized(image.height, image.width)
-        if (high, wide) != (image.height, image.width):
+        (wide, high), box = self.placed(image.height, image.width)
+        if (wide, high) != image.size:
             image = image.resize((wide, high), _FILTERS[self.interpolation])
-        top, left = round((high - self.size[0]) / 2), round((wide - self.size[1]) / 2)
-        image = image.crop((left, top, left + self.size[1], top + self.size[0]))
+        image = image.crop(box)
         x = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
         mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
         return np.ascontiguousarray((x - mean) / std)
+
+    def placed(self, high: int, wide: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """What becomes of an image: (width, height) it is resized to, and the box (left, top, right, bottom) of that
+        which the model sees. The same for whatever lies over it, masks for instance."""
+        high, wide = self._resized(high, wide)
+        top, left = round((high - self.size[0]) / 2), round((wide - self.size[1]) / 2)
+        return (wide, high), (left, top, left + self.size[1], top + self.size[0])
 
     def _resized(self, high: int, wide: int) -> tuple[int, int]:
         """(h, w) after resizing. The roundings are torchvision 0.27's (square) and timm 1.0.31's (otherwise)."""

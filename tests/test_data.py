@@ -111,6 +111,35 @@ def test_splits_are_refused_and_chosen(make, zipped):
     assert len(open_images(path, classes=CLASSES, unlabelled=True)) == 4
 
 
+OWN = {
+    "strangers": (("holiday/a.jpg", "cats/b.jpg"), {"a.jpg": 1, "b.jpg": 0}, ("cats", "holiday")),
+    "numbers are names": (("7/a.jpg", "12/b.jpg"), {"a.jpg": 1, "b.jpg": 0}, ("12", "7")),
+    "deeper": (("x/1/a.jpg", "y/b.jpg", "y/2/c.jpg"), {"a.jpg": 0, "b.jpg": 1, "c.jpg": 1}, ("x", "y")),
+    "flat": (("a.jpg", "b.jpg"), {"a.jpg": None, "b.jpg": None}, None),
+    "table": (
+        ("a.jpg", "b.jpg", "c.jpg", ("labels.csv", "file,label\na.jpg, mine\nb.jpg,Mine\nc.jpg,mine\n")),
+        {"a.jpg": 1, "b.jpg": 0, "c.jpg": 1},
+        ("Mine", "mine"),
+    ),
+    "nips17": (("images/a.jpg", "images/b.png", ("images.csv", NIPS)), {"a.jpg": 0, "b.png": 1}, ("1", "1000")),
+}
+
+
+@pytest.mark.parametrize("layout", OWN)
+def test_labels_of_the_users_own(make, layout):
+    files, expected, names = OWN[layout]
+    for classes in (None, CLASSES, 1000):  # the model's are not asked
+        images = open_images(make(*files, name=f"set{classes}"), classes=classes, own_classes=True)
+        assert labelled(images) == expected and images.classes == names and images.note is None
+
+
+def test_the_bundled_have_classes_of_their_own_and_splits_are_no_classes(make):
+    own = open_images(own_classes=True)
+    assert own.classes == CLOTHING and np.array_equal(np.bincount(own.labels), [10] * 10)
+    with pytest.raises(InputError, match="splits"):
+        open_images(make("train/cat/a.jpg", "val/cat/c.jpg"), own_classes=True)
+
+
 REFUSED = {
     "no such folder": ((), CLASSES, "no folder or .zip"),
     "nothing in it": ((("notes.txt", "x"),), CLASSES, r"no photographs; allowed: \.jpg"),

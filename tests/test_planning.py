@@ -9,6 +9,7 @@ import torch
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
+from foveate.evaluate.judges import make_judge
 from foveate.models.iret import from_vit
 from foveate.planners import Curve, LatencyTable, ReduceCost
 from foveate.planning import Evaluator, plan_candidates, plan_pomt
@@ -76,15 +77,15 @@ def test_scores_are_those_of_the_whole_model_whatever_is_kept(model, images, cac
     for steps in PLANS + PLANS:
         kl, agree, top = direct(model, images, steps)
         found = e.score(steps)
-        np.testing.assert_allclose(found.kl, kl, atol=1e-6, rtol=1e-3)
-        assert (found.agree == agree).all() and (found.right == (top == labels)).all()
+        np.testing.assert_allclose(found.distance, kl, atol=1e-6, rtol=1e-3)
+        assert ((found.changed == 0) == agree).all() and (found.right == (top == labels)).all()
     assert e._room >= 0 or not e._recent
-    assert found.kl.mean() > 1e-5, "the model is too insensitive for these tests to mean anything"
+    assert found.distance.mean() > 1e-5, "the model is too insensitive for these tests to mean anything"
 
 
 def test_nothing_reduced_is_nothing_lost(model, images):
     score = Evaluator(model, images).score(())
-    assert score.kl.max() == 0 and score.agree.all() and score.right is None
+    assert score.distance.max() == 0 and not score.changed.any() and score.right is None
 
 
 def test_chunks_are_run_once_and_joined_in_order(model, images, monkeypatch):
@@ -95,14 +96,16 @@ def test_chunks_are_run_once_and_joined_in_order(model, images, monkeypatch):
     )
     part, whole = e.score(PLANS[1], [1]), e.score(PLANS[1])
     assert ran == [[1], [0, 2]]
-    assert (whole.kl[8:16] == part.kl).all() and len(e.score(PLANS[1]).kl) == 24 and len(ran) == 2
+    assert (whole.distance[8:16] == part.distance).all() and len(e.score(PLANS[1]).distance) == 24 and len(ran) == 2
 
 
 def test_a_slow_dense_pass_is_cut_short_after_two_chunks(model, images):
     labels = np.arange(24) % 7
     e = Evaluator(model, images, labels, chunk=6, seconds=0.0)
-    assert e.chunks == 2 and len(e.score(PLANS[0]).kl) == len(e.dense_right()) == 12
-    np.testing.assert_allclose(e.score(PLANS[0]).kl, direct(model, images[:12], PLANS[0])[0], atol=1e-6, rtol=1e-3)
+    assert e.chunks == 2 and len(e.score(PLANS[0]).distance) == len(e.dense_right()) == 12
+    np.testing.assert_allclose(
+        e.score(PLANS[0]).distance, direct(model, images[:12], PLANS[0])[0], atol=1e-6, rtol=1e-3
+    )
 
 
 def test_shared_first_steps_are_not_run_again(model, images, monkeypatch):
@@ -117,8 +120,8 @@ def test_shared_first_steps_are_not_run_again(model, images, monkeypatch):
 
 def test_bf16_compares_like_with_like(model, images):
     full, half = Evaluator(model, images), Evaluator(model, images, bf16=True)
-    assert half.score(()).kl.max() == 0
-    a, b = (e.score(plan(tome1=34)).kl.mean() for e in (full, half))
+    assert half.score(()).distance.max() == 0
+    a, b = (e.score(plan(tome1=34)).distance.mean() for e in (full, half))
     assert b == pytest.approx(a, rel=0.3)
 
 
@@ -130,7 +133,7 @@ def test_candidates_are_a_front_of_unseen_losses(model, images, table):
         progress=lambda share, text: shares.append(share),
     )  # fmt: skip
     assert found == plan_candidates(model, images, labels, table, methods=("tome", "topk"), speedup=1.3, evaluations=16)
-    assert all(b.predicted_ms > a.predicted_ms and b.search_kl < a.search_kl for a, b in itertools.pairwise(found))
+    assert all(b.predicted_ms > a.predicted_ms and b.search_loss < a.search_loss for a, b in itertools.pairwise(found))
     dense = 2.0 + 6 * 65
     assert any(c.predicted_ms <= dense / 1.3 for c in found)
     # What is reported is of the kept-back part of the same shuffle.
@@ -138,8 +141,8 @@ def test_candidates_are_a_front_of_unseen_losses(model, images, table):
     unseen = images[order][-found[0].images :]
     for c in found[:4]:
         kl, agree, _ = direct(model, unseen, c.steps)
-        assert c.kl == pytest.approx(kl.mean(), rel=1e-3, abs=1e-6) and c.agreement == agree.mean()
-        assert c.kl_low <= c.kl <= c.kl_high and 0 < c.macs_ratio < 1 and c.drop is not None
+        assert c.loss == pytest.approx(kl.mean(), rel=1e-3, abs=1e-6) and c.agreement == agree.mean()
+        assert c.loss_low <= c.loss <= c.loss_high and 0 < c.macs_ratio < 1 and c.drop is not None
         assert c.speedup == pytest.approx(dense / c.predicted_ms)
         adapt(model, c.steps)  # builds, and lands on its counts
     assert shares == sorted(shares) and shares[-1] == 1.0
@@ -153,8 +156,8 @@ def test_the_search_is_no_worse_than_one_cut(model, images, table):
         steps = plan(**{f"tome{block}": n})
         if n < 34 or (ms := table.predict(Schedule.cut(65, 6, {block: n}), {block: "tome"})) > 300:
             continue
-        loss = one.score(steps, range(2)).kl.mean()
-        assert min(c.search_kl for c in found if c.predicted_ms <= 300) <= loss * 1.2 + 1e-9, (n, ms)
+        loss = one.score(steps, range(2)).distance.mean()
+        assert min(c.search_loss for c in found if c.predicted_ms <= 300) <= loss * 1.2 + 1e-9, (n, ms)
     assert all(c.drop is None for c in found)
 
 
@@ -219,9 +222,9 @@ def test_a_model_that_decides_by_itself_is_planned_by_its_own_decisions(deciding
     found = plan_candidates(deciding, images, None, table, wide=True, evaluations=12)
     assert found and {s.block for c in found for s in c.steps} <= {1, 3}
     assert {s.method for c in found for s in c.steps} == {"topk"}
-    best = min(found, key=lambda c: c.kl)
+    best = min(found, key=lambda c: c.loss)
     order = np.random.default_rng(0).permutation(len(images))[-best.images :]
-    assert best.kl == pytest.approx(float(direct(deciding, images[order], best.steps)[0].mean()), rel=1e-4)
+    assert best.loss == pytest.approx(float(direct(deciding, images[order], best.steps)[0].mean()), rel=1e-4)
     with pytest.raises(InputError, match="this IRET decides by itself which tokens go; allowed: topk, not tome"):
         plan_candidates(deciding, images, None, table, methods=["tome"])
 
@@ -231,3 +234,27 @@ def test_a_wide_search_looks_over_the_whole_range(model, images, table):
     wide = [c.speedup for c in plan_candidates(model, images, None, table, wide=True, **few)]
     near = [c.speedup for c in plan_candidates(model, images, None, table, speedup=1.1, **few)]
     assert max(wide) > 1.5 and np.std(wide) > np.std(near)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "masks"])
+def test_other_kinds_of_output_are_planned_by_their_judges(kind, images, table):
+    name = {"embedding": "vit_tiny_patch16_224", "masks": "segmenter_vit_tiny_patch16_512"}[kind]
+    torch.manual_seed(0)
+    other = timm.create_model(
+        name, img_size=64, patch_size=8, embed_dim=32, depth=6, num_heads=2, num_classes=3 if kind == "masks" else 0
+    )
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.08 * torch.randn_like(p))
+    other.eval()
+    found = plan_candidates(
+        other, images, None, table, methods=("tome",), counts=(40, 50), blocks=(2, 3), evaluations=4
+    )
+    assert found and all(c.loss > 0 and c.search_loss > 0 and 0 <= c.agreement <= 1 and c.drop is None for c in found)
+    best, unseen = found[-1], images[np.random.default_rng(0).permutation(24)][-found[-1].images :]
+    with torch.inference_mode():
+        dense, reduced = (m(torch.from_numpy(unseen)).numpy() for m in (other, adapt(other, best.steps)))
+    if kind == "masks":
+        assert best.loss == pytest.approx(make_judge(kind, dense).distance(reduced).mean(), rel=0.1)  # of some pixels
+    else:
+        assert best.loss == pytest.approx(make_judge(kind, dense).distance(reduced).mean(), rel=1e-4)

@@ -79,6 +79,11 @@ class Images:
         Raises:
             InputError: a share outside (0, 1), or fewer than two photographs.
         """
+        first, rest = self.parts(share, seed)
+        return self.take(first), self.take(rest)
+
+    def parts(self, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of `split`."""
         if not 0 < share < 1:
             raise InputError(f"split share {share}; allowed: between 0 and 1, both excluded")
         if len(self) < 2:
@@ -86,7 +91,7 @@ class Images:
         first = min(max(round(share * len(self)), 1), len(self) - 1)
         chosen = np.zeros(len(self), dtype=bool)
         chosen[_mixed(self.labels, len(self), seed)[:first]] = True
-        return self.take(np.flatnonzero(chosen)), self.take(np.flatnonzero(~chosen))
+        return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
     def array(self, preprocess: Preprocess) -> np.ndarray:
         """float32 (S 3 h w), read-only, kept for the next call with the same preprocessing.
@@ -97,14 +102,18 @@ class Images:
             InputError: a photograph that has become unreadable since it was listed.
         """
         if preprocess not in self._cache:
-            x = np.empty((len(self), 3, *preprocess.size), dtype=np.float32)
-            at = 0
-            for part in self.batches(preprocess):
-                x[at : at + len(part)] = part
-                at += len(part)
-            x.flags.writeable = False
-            self._cache[preprocess] = x
+            self._cache[preprocess] = self.decoded(preprocess)
+            self._cache[preprocess].flags.writeable = False
         return self._cache[preprocess]
+
+    def decoded(self, preprocess: Preprocess) -> np.ndarray:
+        """`array`, the caller's own: nothing is kept."""
+        x = np.empty((len(self), 3, *preprocess.size), dtype=np.float32)
+        at = 0
+        for part in self.batches(preprocess):
+            x[at : at + len(part)] = part
+            at += len(part)
+        return x
 
     def batches(self, preprocess: Preprocess, batch: int = 64) -> Iterator[np.ndarray]:
         """float32 (up to `batch` 3 h w) at a time, decoded by a few threads; nothing is kept."""
@@ -124,6 +133,7 @@ def open_images(
     limit: int | None = None,
     seed: int = 0,
     unlabelled: bool = False,
+    own_classes: bool = False,
     skip_bad: bool = False,
 ) -> Images:
     """The photographs in a folder or a .zip, or (None) those that ship with foveate; layouts: `evaluate/layout.py`.
@@ -134,6 +144,8 @@ def open_images(
     Args:
         classes: the model's class names by output index; how many it has where they have no names; None where nothing
             is known, then photographs in named class folders come without labels.
+        own_classes: the labels are whatever the folders or the table say, numbered in sorted order, and `classes` is
+            not asked: for an embedding, of which only photographs alike and unlike are asked.
         unlabelled: take every photograph and no label, whatever the layout.
         skip_bad: leave out photographs that cannot be read (named in `.skipped`) instead of refusing.
 
@@ -143,9 +155,9 @@ def open_images(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}; allowed: at least 1")
     if path is None:
-        return _bundled(classes, limit, seed, unlabelled)
+        return _bundled(classes, limit, seed, unlabelled, own_classes)
     source = open_source(Path(path))
-    layout = find_layout(source, classes, unlabelled)
+    layout = find_layout(source, classes, unlabelled, own_classes)
     labels = None if layout.labels is None else np.asarray(layout.labels, dtype=np.int64)
     order = _mixed(labels, len(layout.names), seed)
     good, bad = _readable(source, [layout.names[i] for i in order], limit, skip_bad)
@@ -160,13 +172,17 @@ def open_images(
     return everything.take(order[good])
 
 
-def _bundled(classes: Sequence[str] | int | None, limit: int | None, seed: int, unlabelled: bool) -> Images:
+def _bundled(
+    classes: Sequence[str] | int | None, limit: int | None, seed: int, unlabelled: bool, own_classes: bool
+) -> Images:
     from importlib.resources import files
 
     root = Path(str(files("foveate"))) / "assets" / "photos"
     own = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
     if not own:
         raise InputError(f"this installation lacks the bundled photographs ({root}); name a folder of your own")
+    if own_classes:
+        return open_images(root, limit=limit, seed=seed, unlabelled=unlabelled, own_classes=True)
     tied = classes is not None and not isinstance(classes, int) and own <= set(classes)
     images = open_images(root, classes=classes, limit=limit, seed=seed, unlabelled=unlabelled or not tied)
     note = None if tied or unlabelled else "the bundled photographs' labels are not used: no classes of this model"

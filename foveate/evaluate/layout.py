@@ -69,8 +69,11 @@ class ClassNames:
         return f"{listed(self.classes)}, or an index below {self.count}" if self.classes else f"0 to {self.count - 1}"
 
 
-def find_layout(source: Source, classes: Sequence[str] | int | None, unlabelled: bool = False) -> Layout:
+def find_layout(
+    source: Source, classes: Sequence[str] | int | None, unlabelled: bool = False, own_classes: bool = False
+) -> Layout:
     """See the module's docstring. `unlabelled` takes every photograph and no label, whatever the layout.
+    `own_classes`: the classes are those that the folders or the table name, in sorted order, and `classes` is not read.
 
     `classes`: the model's class names by output index. A number where it has so many without names: then as many
     folders are its classes in sorted order, as in torchvision's ImageFolder. None where nothing is known: then only
@@ -81,7 +84,7 @@ def find_layout(source: Source, classes: Sequence[str] | int | None, unlabelled:
     """
     names = source.names()
     images = [name for name in names if name.lower().endswith(SUFFIXES)]
-    known = None if classes is None else ClassNames(classes)
+    known = None if classes is None or own_classes else ClassNames(classes)
     if not images:
         raise InputError(f"{source.shown} holds no photographs; allowed: {' '.join(SUFFIXES)}")
     if unlabelled:
@@ -89,7 +92,7 @@ def find_layout(source: Source, classes: Sequence[str] | int | None, unlabelled:
     root = _root(names, images, known)
     tables = [root + table for table in TABLES if root + table in names]
     if tables:
-        return _from_table(source, tables[0], root, names, known)
+        return _from_table(source, tables[0], root, names, known, own_classes)
     inside = [name[len(root) :] for name in images]
     tops = sorted({name.split("/")[0] for name in inside if "/" in name})
     loose = [name for name in inside if "/" not in name]
@@ -100,7 +103,7 @@ def find_layout(source: Source, classes: Sequence[str] | int | None, unlabelled:
             f"{source.shown} holds {len(loose)} photographs ({loose[0]}) beside folders ({listed(tops)}); "
             "allowed: photographs alone, class folders alone, or a labels.csv"
         )
-    indices, meant = _folder_labels(source, root, tops, inside, known)
+    indices, meant = _folder_labels(source, root, tops, inside, known, own_classes)
     if indices is None:
         return Layout(tuple(images), note="the class folders are not used: the model's class names are not known")
     return Layout(tuple(images), tuple(indices[name.split("/")[0]] for name in inside), meant)
@@ -120,7 +123,7 @@ def _root(names: list[str], images: list[str], known: ClassNames | None) -> str:
 
 
 def _folder_labels(
-    source: Source, root: str, tops: list[str], inside: list[str], known: ClassNames | None
+    source: Source, root: str, tops: list[str], inside: list[str], known: ClassNames | None, own: bool
 ) -> tuple[dict[str, int] | None, tuple[str, ...] | None]:
     """Class folders -> (their indices, what those mean); None where nothing ties the folders to the model."""
     found = {top: None if known is None else known(top) for top in tops}
@@ -128,7 +131,10 @@ def _folder_labels(
     if known is not None and not strange:
         return {top: index for top, index in found.items() if index is not None}, known.classes
     deep = any(name.count("/") > 1 for name in inside)
-    if (known is None and deep) or (deep and len(strange) == len(tops)) or all(top.lower() in SPLITS for top in tops):
+    splits = all(top.lower() in SPLITS for top in tops)
+    if own and not splits:
+        return {top: i for i, top in enumerate(tops)}, tuple(tops)
+    if (known is None and deep) or (deep and len(strange) == len(tops)) or splits:
         at = f"{source.shown}/{root}"
         raise InputError(f"{source.shown} holds splits ({listed(tops)}); allowed: one of them, such as {at}{tops[-1]}")
     if known is not None and known.classes is None and len(strange) == len(tops) == known.count:
@@ -143,7 +149,7 @@ def _folder_labels(
     return None, None
 
 
-def _from_table(source: Source, table: str, root: str, names: list[str], known: ClassNames | None) -> Layout:
+def _from_table(source: Source, table: str, root: str, names: list[str], known: ClassNames | None, own: bool) -> Layout:
     shown = f"{source.shown}/{table}"
     with source.reader() as read:
         try:
@@ -158,6 +164,8 @@ def _from_table(source: Source, table: str, root: str, names: list[str], known: 
         raise InputError(f"{shown} has columns {listed(sorted(columns))}; allowed: file,label or ImageId,TrueLabel")
     if not rows:
         raise InputError(f"{shown} lists no photographs; allowed: a line each, file,label")
+    written = sorted({(row["truelabel"] if counts_from_one else row["label"]).strip() for row in rows})
+    index_of = dict(zip(written, range(len(written)), strict=True))
     present, found, lost = set(names), {}, []
     for number, row in enumerate(rows, 2):
         file, label = (row["imageid"], row["truelabel"]) if counts_from_one else (row["file"], row["label"])
@@ -165,10 +173,11 @@ def _from_table(source: Source, table: str, root: str, names: list[str], known: 
         if name is None:
             lost.append(file)
             continue
-        found[name] = _index(label.strip(), known, counts_from_one, f"{shown}, line {number}")
+        where, label = f"{shown}, line {number}", label.strip()
+        found[name] = index_of[label] if own else _index(label, known, counts_from_one, where)
     if lost:
         raise InputError(f"{shown} lists {len(lost)} files that are not there, first {lost[0]!r}")
-    meant = None if known is None else known.classes
+    meant = tuple(written) if own else None if known is None else known.classes
     return Layout(tuple(sorted(found)), tuple(found[name] for name in sorted(found)), meant)
 
 

@@ -9,7 +9,7 @@ In both, 255 is void too. What is void is neither learnt nor judged. A folder, o
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 
 from foveate.errors import InputError
 from foveate.evaluate.sources import Named, Read, open_source
-from foveate.preprocess import SUFFIXES, decode_image
+from foveate.preprocess import SUFFIXES, Preprocess, decode_image
 
 VOID = 255
 Pair = tuple[Image.Image, np.ndarray]  # RGB, and uint8 (h w): classes, or VOID
@@ -38,6 +38,25 @@ class Masked(Named):
         not fit."""
         with self.source.reader() as read:
             yield lambda index: self._pair(read, index)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Masked":
+        """Those photographs, in that order."""
+        names, masks = (tuple(every[int(i)] for i in indices) for every in (self.names, self.masks))
+        return replace(self, names=names, masks=masks)
+
+    def arrays(self, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [S 3 h w], and the masks cut alike, uint8 [S h w]: see `aligned`.
+
+        Raises:
+            InputError: a photograph or a mask that cannot be used.
+        """
+        x = np.empty((len(self), 3, *preprocess.size), dtype=np.float32)
+        masks = np.empty((len(self), *preprocess.size), dtype=np.uint8)
+        with self.opened() as read:
+            for i in range(len(self)):
+                image, mask = read(i)
+                x[i], masks[i] = preprocess(image), aligned(mask, preprocess)
+        return x, masks
 
     def _pair(self, read: Read, index: int) -> Pair:
         name, shown = self.names[index], f"{self.shown}/{self.masks[index]}"
@@ -97,6 +116,17 @@ def decode_mask(data: bytes, name: str, *, classes: int, first: int) -> np.ndarr
         allowed = f"{first} to {first + classes - 1}, void: {0 if first else classes} and {VOID}"
         raise InputError(f"mask {name} holds the label {raw[wrong][0]}; allowed for {classes} classes: {allowed}")
     return np.where(void, VOID, raw - first).astype(np.uint8)
+
+
+def aligned(mask: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """uint8 [h w] of the model's size: the mask as its photograph is resized and cropped, VOID beyond its edges.
+
+    The nearest label is taken, since a mixture of two classes is a third.
+    """
+    size, box = preprocess.placed(*mask.shape)
+    # A crop beyond the edges is filled with 0, so the labels are turned round to make 0 stand for VOID.
+    turned = Image.fromarray(VOID - mask).resize(size, Image.Resampling.NEAREST).crop(box)
+    return VOID - np.asarray(turned)
 
 
 def _stem(name: str, folder: str) -> str:

@@ -62,6 +62,8 @@ def segment(run: Run, image: Image.Image, preprocess: Preprocess, stride: int | 
     window = preprocess.size[0]
     logits = slide(run, prepared(image, preprocess), window, stride or default_stride(window))
     full = F.interpolate(logits[None], size=(image.height, image.width), mode="bilinear", align_corners=False)
+    if full.shape[1] == 1:  # no or yes
+        full = torch.cat([torch.zeros_like(full), full], 1)
     return full[0].argmax(0).to(torch.uint8).cpu().numpy()
 
 

@@ -19,13 +19,13 @@ class Candidate:
     predicted_ms: float
     speedup: float  # predicted: dense / this
     macs_ratio: float
-    kl: float  # mean KL(dense || reduced), nats
-    kl_low: float  # 95 % bootstrap interval over images
-    kl_high: float
-    agreement: float  # share of images with the dense model's top-1 class
-    drop: float | None  # points of top-1 accuracy lost, with labels
+    loss: float  # mean distance of the outputs from the dense model's, by their judge: KL in nats, or 1 - cosine
+    loss_low: float  # 95 % bootstrap interval over images
+    loss_high: float
+    agreement: float  # share of the dense model's answers that stay
+    drop: float | None  # points of right answers lost, with labels: of top-1, kNN or pixels
     expected_drop: float  # the same smoothed over all plans tried: steadier; without labels, points of disagreement
-    search_kl: float  # on the images that were searched on, so too good
+    search_loss: float  # on the images that were searched on, so too good
     images: int  # unseen ones
 
 
@@ -36,20 +36,21 @@ def judge(
     *,
     ms: float,
     dense_ms: float,
-    search_kl: float,
+    search_loss: float,
     scale: float | None = None,
     seed: int = 0,
 ) -> Candidate:
-    """Score a plan on `chunks` of the images. `scale`: points lost per root of a nat; by default its own."""
+    """Score a plan on `chunks` of the images. `scale`: points lost per root of the loss; by default its own."""
     f, right, seen = evaluator.facts, evaluator.dense_right(chunks), evaluator.score(steps, chunks)
-    kl, (low, high) = float(seen.kl.mean()), _interval(seen.kl, seed)
+    loss, (low, high) = float(seen.distance.mean()), _interval(seen.distance, seed)
     drop = None if right is None or seen.right is None else 100 * float(right.mean() - seen.right.mean())
-    own = 100 * float((~seen.agree).mean()) if drop is None else max(0.0, drop)
+    agreement = float((1 - seen.changed).mean())
+    own = 100 * float(seen.changed.mean()) if drop is None else max(0.0, drop)
     return Candidate(
         steps=steps, predicted_ms=ms, speedup=dense_ms / ms, macs_ratio=f.macs_ratio(f.cut(steps)),
-        kl=kl, kl_low=low, kl_high=high,
-        agreement=float(seen.agree.mean()), drop=drop, expected_drop=own if scale is None else scale * kl**0.5,
-        search_kl=search_kl, images=len(seen.kl),
+        loss=loss, loss_low=low, loss_high=high,
+        agreement=agreement, drop=drop, expected_drop=own if scale is None else scale * loss**0.5,
+        search_loss=search_loss, images=len(seen.distance),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from foveate.errors import InputError
+from foveate.facts import Outputs
 from foveate.planners import LatencyTable
 from foveate.planners.pomt import choose, cut_block
 from foveate.planning.candidate import Candidate, judge
@@ -21,6 +22,7 @@ def plan_pomt(
     table: LatencyTable,
     *,
     methods: Sequence[str] | None = None,
+    outputs: Outputs | None = None,
     alpha: float = 0.5,
     cache_bytes: int = 500_000_000,
     progress: Callable[[float, str], None] | None = None,
@@ -33,6 +35,7 @@ def plan_pomt(
 
     Args:
         methods: the reducer; at most one, default "pomt".
+        outputs: the kind of output; None: what the model's facts say.
         alpha: weight of latency in the utility, 0 to 1.
 
     Raises:
@@ -40,7 +43,7 @@ def plan_pomt(
     """
     if methods is not None and len(methods) != 1:
         raise InputError(f"POMT's planner takes one method; got {', '.join(methods)}")
-    evaluator = Evaluator(model, images, labels, chunk=chunk_of(images), cache_bytes=cache_bytes)
+    evaluator = Evaluator(model, images, labels, outputs=outputs, chunk=chunk_of(images), cache_bytes=cache_bytes)
     f, method = evaluator.facts, "pomt" if methods is None else methods[0]
     right = evaluator.dense_right()
     grid, ms = [f.tokens], [table.predict(f.cut(()), {})]
@@ -53,11 +56,11 @@ def plan_pomt(
         seen = evaluator.score((step,))
         grid.append(n)
         ms.append(table.predict(f.cut((step,)), {step.block: method}))
-        accuracy.append(float((seen.agree if seen.right is None else seen.right).mean()))
+        accuracy.append(float((1 - seen.changed if seen.right is None else seen.right).mean()))
     best = choose(grid, ms, accuracy, alpha=alpha)
     if best == f.tokens:
         return []
     steps = (Step(block=cut_block(f.depth), method=method, tokens=best),)
     chunks = range(evaluator.chunks)
-    loss = float(evaluator.score(steps).kl.mean())
-    return [judge(evaluator, steps, chunks, ms=ms[grid.index(best)], dense_ms=ms[0], search_kl=loss)]
+    loss = float(evaluator.score(steps).distance.mean())
+    return [judge(evaluator, steps, chunks, ms=ms[grid.index(best)], dense_ms=ms[0], search_loss=loss)]

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from foveate.errors import InputError
+from foveate.facts import Outputs
 from foveate.planners import Archive, LatencyTable, Scored, Sensitivity, front, refine
 from foveate.planners.pareto import spread
 from foveate.planning.candidate import Candidate, judge
@@ -21,6 +22,7 @@ def plan_candidates(
     labels: np.ndarray | None,
     table: LatencyTable,
     *,
+    outputs: Outputs | None = None,
     methods: Sequence[str] | None = None,
     options: Options | None = None,
     max_drop: float | None = None,
@@ -43,12 +45,15 @@ def plan_candidates(
     the best of many looks better on the images it was chosen by than it is.
 
     Args:
-        images, labels: [S 3 h w] float32, preprocessed; [S] class indices or None. At least 8.
+        images, labels: [S 3 h w] float32, preprocessed; [S] class indices, for masks uint8 [S h w], or None. At
+            least 8.
         table: latencies of this model where it will run; anything in ms-like units will do, MACs too.
+        outputs: the kind of output, whose judge says what is lost; None: what the model's facts say.
         methods: names to choose from; default all sensible ones that this model allows. The best two, and one
             that can drop any share, are found out first.
-        max_drop, latency_ms, speedup: at most one: points of accuracy (disagreement without labels), the table's unit,
-            or dense / reduced. It steers where the search looks; what misses it is still returned. Default 1 point.
+        max_drop, latency_ms, speedup: at most one: points of right answers (of changed ones without labels), the
+            table's unit, or dense / reduced. It steers where the search looks; what misses it is still returned.
+            Default 1 point.
         wide: the whole front is wanted, evenly, whatever the budget.
         budget_seconds: kept to within an evaluation or two. Where the dense model alone would take more than a fifth of
             it, fewer images are used; `Candidate.images` says how many.
@@ -73,7 +78,7 @@ def plan_candidates(
     order = np.random.default_rng(seed).permutation(len(images))
     evaluator = Evaluator(
         model, images[order], None if labels is None else np.asarray(labels)[order],
-        chunk=chunk, cache_bytes=cache_bytes, bf16=bf16,
+        outputs=outputs, chunk=chunk, cache_bytes=cache_bytes, bf16=bf16,
         seconds=None if evaluations is not None else 0.2 * budget_seconds,
         progress=lambda share: tell(0.1 * share, "dense model"),
     )  # fmt: skip
@@ -97,12 +102,12 @@ def plan_candidates(
         return table.predict(space.schedule(steps), {s.block: s.method for s in steps})
 
     def score(steps: Steps) -> float:
-        return float(evaluator.score(steps, search).kl.mean()) if steps else 0.0
+        return float(evaluator.score(steps, search).distance.mean()) if steps else 0.0
 
     few = search[: max(1, len(search) // 3)]
 
     def quick(steps: Steps) -> float:
-        return float(evaluator.score(steps, few).kl.mean()) if steps else 0.0
+        return float(evaluator.score(steps, few).distance.mean()) if steps else 0.0
 
     predicted = [s for s in front(few_counts, table, sensitivity, labels=96) if s.steps]
     goal = Goal(evaluator, search, dense_ms, cap=latency_ms or (dense_ms / speedup if speedup else None), drop=max_drop)
@@ -155,16 +160,16 @@ class Goal:
         return 0.92 * centre, min(1.06 * centre, 0.99 * self.dense_ms)
 
     def points_per_root(self, archive: Archive) -> float:
-        """Points of accuracy lost for each square root of a nat of KL, pooled over all plans scored.
+        """Points of accuracy lost for each square root of the loss, pooled over all plans scored.
 
         One plan on a hundred images has no drop to speak of, only multiples of a whole point. Disagreement grows about
-        with the root of KL, and a part of it, pooled too, is loss; without labels all of it is counted.
+        with the root of KL, or of 1 - cosine, and a part of it, pooled too, is loss; without labels all is counted.
         """
         plans = [s for s in archive.scored.values() if s.steps]
         if not plans:
             return 100.0
         scores = [self.evaluator.score(s.steps, self.search) for s in plans]
-        differ = sum(float((~s.agree).mean()) for s in scores)
+        differ = sum(float(s.changed.mean()) for s in scores)
         share = 1.0
         if self.dense_right is not None and differ > 0:
             lost = sum(float(self.dense_right.mean() - s.right.mean()) for s in scores if s.right is not None)
@@ -193,6 +198,8 @@ def _confirm(
         if i >= 3 and clock.left() <= 0:
             break
         found.append(
-            judge(goal.evaluator, steps, confirm, ms=ms, dense_ms=goal.dense_ms, scale=scale, search_kl=loss, seed=seed)
+            judge(
+                goal.evaluator, steps, confirm, ms=ms, dense_ms=goal.dense_ms, scale=scale, search_loss=loss, seed=seed
+            )
         )
     return sorted(found, key=lambda c: c.predicted_ms)

@@ -111,9 +111,9 @@ def single_losses(
     out: dict[int, dict[str, dict[int, float]]] = {}
 
     def measure(block: int, method: str, count: int, chunks: list[int]) -> float:
-        kl = float(evaluator.score((space.step(block, method, count),), chunks).kl.mean())
+        found = float(evaluator.score((space.step(block, method, count),), chunks).distance.mean())
         tell(min(0.95, clock.used / clock.seconds), f"sensitivity of block {block + 1} to {method}")
-        return kl
+        return found
 
     tries = sorted({min(space.blocks, key=lambda b: abs(b - share * space.depth)) for share in (0.3, 0.65)})
     first = search[:1]
@@ -121,9 +121,9 @@ def single_losses(
     for method in space.methods:
         if not (count := at(0.75, method)):
             continue
-        # Roots and logarithms, because a few images hold most of a mean KL, and early blocks most of a sum.
+        # Roots and logarithms, because a few images hold most of a mean loss, and early blocks most of a sum.
         scores = [evaluator.score((space.step(b, method, count),), first) for b in tries]
-        rank[method] = sum(float(np.log((s.kl**0.5).mean() + 1e-9)) for s in scores)
+        rank[method] = sum(float(np.log((s.distance**0.5).mean() + 1e-9)) for s in scores)
         tell(min(0.95, clock.used / clock.seconds), f"trying {method}")
         if clock.used - began > 0.5 * seconds:
             break

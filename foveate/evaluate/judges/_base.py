@@ -4,11 +4,14 @@ Nothing outside of this folder takes an argmax or a softmax of a model's outputs
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from foveate.errors import InputError
+from foveate.evaluate.metrics import checked, sqnr_db
 from foveate.facts import Outputs
 from foveate.registry import Registry
 from foveate.result import Result
@@ -66,23 +69,27 @@ class Quality:
 class Judge(ABC):
     """Holds what the given model answered on a set of photographs, and compares other answers with it.
 
-    Args of every method: `answer` [s ...], outputs for the photographs `at` (indices into the reference; by default all
-    of them, in order).
+    Abstract; judges are final. Args of every method: `answer` [s ...], outputs for the photographs `at` (indices into
+    the reference; by default all of them, in order).
     """
 
     kind: ClassVar[Outputs]
     words: ClassVar[Words]
+    axes: ClassVar[tuple[str, ...]]  # of outputs, as errors name them
 
     def __init__(self, reference: np.ndarray, labels: np.ndarray | None = None, *, seed: int = 0) -> None:
         """
         Args:
             reference: float [S ...], the given model's outputs.
             labels: int [S], or for masks uint8 [S h w]; None without.
+            seed: of the bootstraps.
 
         Raises:
             InputError: outputs of another shape than the kind has, not finite, or labels that do not fit.
         """
-        self.reference, self.labels, self.seed = reference, labels, seed
+        self.reference = checked(reference, self.axes)
+        self.labels = None if labels is None else self._fitting(np.asarray(labels))
+        self.seed = seed
 
     @abstractmethod
     def distance(self, answer: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:
@@ -100,5 +107,46 @@ class Judge(ABC):
     def quality(self, answer: np.ndarray) -> Quality:
         """All photographs' figures, with 95 % intervals."""
 
+    @classmethod
+    @abstractmethod
+    def shown(cls, row: np.ndarray, classes: Sequence[str] | None = None, k: int = 5) -> list[tuple[str, float]]:
+        """One photograph's output [...] for people: up to `k` of (name, share in 0..1), the largest first.
+
+        Raises:
+            InputError: as many names in `classes` as the output has none of.
+        """
+
+    @abstractmethod
+    def _fitting(self, labels: np.ndarray) -> np.ndarray:
+        """The labels, once they are seen to fit the reference; else InputError."""
+
+    def _aligned(self, answer: np.ndarray, at: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(the answer, the photographs it is for), once they are seen to fit each other."""
+        at = np.arange(len(self.reference)) if at is None else np.asarray(at)
+        wanted = (len(at), *self.reference.shape[1:])
+        if np.shape(answer) != wanted:
+            raise InputError(f"outputs of shape {np.shape(answer)} against {wanted}; allowed: the same")
+        return checked(answer, self.axes), at
+
 
 JUDGES: Registry[Judge] = Registry("kind of output")
+
+
+def make_judge(kind: str, reference: np.ndarray, labels: np.ndarray | None = None, *, seed: int = 0) -> Judge:
+    """The judge of a kind of output, holding the given model's outputs.
+
+    Raises:
+        InputError: an unknown kind, or what `Judge` refuses.
+    """
+    return JUDGES[kind](reference, labels, seed=seed)
+
+
+def sound(reference: np.ndarray, answer: np.ndarray) -> float:
+    """How exactly outputs [S ...] of any kind are met, in dB: see `metrics.sqnr_db`."""
+    return sqnr_db(reference, answer)
+
+
+def shown(kind: str, row: np.ndarray, classes: Sequence[str] | None = None, k: int = 5) -> list[tuple[str, float]]:
+    """One photograph's output for people: see `Judge.shown`. Of classes the likeliest with their probabilities, of one
+    logit the share of yes, of masks the classes with their shares of pixels, of an embedding nothing."""
+    return JUDGES[kind].shown(row, classes, k)
