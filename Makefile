@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: fit test test-all check bench clean
+.PHONY: fit test test-all check bench gpu clean
 
 fit: $(READY)  ## fit the bundled model on the bundled photographs to this machine
 	@$(BIN)/foveate fit $(ARGS); code=$$?; if [ $$code -eq 3 ]; then echo "exit 3: nothing faster within the budget; the best dense build was written"; else exit $$code; fi
@@ -23,6 +23,16 @@ check: $(READY)  ## format, lint, types, import contracts
 
 bench: $(READY)  ## everything in benchmarks/, hours on a quiet machine; results are committed
 	$(BIN)/python -m benchmarks.run
+
+# No environment is made: a GPU machine may reach no registry, and has torch and timm. make gpu PYTHON=/path/to/python3
+gpu: PYTHON = python3
+gpu:  ## on a GPU, its tests and benchmarks with the python found: unattended, eight minutes at most
+	@why=$$(PYTHONPATH=. $(PYTHON) -m benchmarks.gpu --why-not); asked=$$?; \
+	if [ $$asked -ne 0 ]; then exit $$asked; fi; \
+	if [ -n "$$why" ]; then echo "nothing was run: $$why"; exit 0; fi; \
+	PYTHONPATH=. timeout 230 $(PYTHON) -m pytest -p no:cacheprovider -m gpu tests/gpu; tested=$$?; \
+	PYTHONPATH=. timeout 240 $(PYTHON) -m benchmarks.gpu --seconds 220; \
+	exit $$tested
 
 clean:
 	rm -rf $(VENV) foveate-out

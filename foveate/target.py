@@ -10,7 +10,7 @@ from foveate.errors import InputError
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
-MOST_BATCH, MOST_THREADS = 4096, 1024
+MOST = {"batch": 4096, "threads": 1024}
 
 
 def _device(name: str) -> str:
@@ -27,8 +27,8 @@ class Target(BaseModel):
     device: Annotated[str, AfterValidator(_device)] = "cpu"
     runtime: str = "eager"
     precision: Precision = "fp32"
-    batch: int = Field(default=1, ge=1, le=MOST_BATCH)  # images a call
-    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)  # None: one a core that we may use
+    batch: int = Field(default=1, ge=1, le=MOST["batch"])  # images a call
+    threads: int | None = Field(default=None, ge=1, le=MOST["threads"])  # None: one a core that we may use
 
     @classmethod
     def of(cls, **fields: object) -> Self:
@@ -42,7 +42,10 @@ class Target(BaseModel):
         except ValidationError as e:
             first = e.errors()[0]
             name = ".".join(map(str, first["loc"])) or "target"
-            raise InputError(f"{name} is {first['input']!r}; {first['msg'].removeprefix('Value error, ')}") from None
+            said = first["msg"].removeprefix("Value error, ")
+            if name in MOST and first["type"] in ("greater_than_equal", "less_than_equal"):
+                said = f"allowed: 1 to {MOST[name]}"
+            raise InputError(f"--{name} is {first['input']!r}; {said}") from None
 
     @property
     def kind(self) -> str:

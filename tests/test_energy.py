@@ -1,5 +1,9 @@
 """Energy: counters are read as they count, over their wrap-around too, and what is modelled says so."""
 
+import sys
+from types import ModuleType
+from typing import ClassVar
+
 import pytest
 
 from foveate.errors import InputError
@@ -37,7 +41,7 @@ def test_a_machine_without_counters_says_why(tmp_path):
     assert meters == [] and reasons == ["no RAPL: /sys/class/powercap has no package (a virtual machine hides it)"]
     with pytest.raises(InputError, match="can only be modelled"):
         measure(lambda: None, meters)
-    with pytest.raises(InputError, match="unknown device 'tpu'"):
+    with pytest.raises(InputError, match="'tpu' is no device; allowed: cpu, cuda or cuda:N"):
         find_meters("tpu", tmp_path)
 
 
@@ -81,3 +85,46 @@ def test_the_model_is_horowitz():
         modelled(1, 1, "fp8")
     with pytest.raises(InputError, match="0 or more"):
         modelled(-1, 1, "fp32")
+
+
+class FakeNvml(ModuleType):
+    """NVML with two boards: the first asked for by number, the second by UUID; millijoules as they were set."""
+
+    class NVMLError(Exception):
+        pass
+
+    millijoules: ClassVar[dict[str, int]] = {"0": 5_000, "GPU-b": 7_000}
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetHandleByIndex(self, index: int):
+        return self._found(str(index))
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str):
+        return self._found(uuid)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, board: str):
+        return self.millijoules[board]
+
+    def _found(self, name: str) -> str:
+        if name not in self.millijoules:
+            raise self.NVMLError("Not Found")
+        return name
+
+
+def test_a_board_is_read_as_cuda_counts(monkeypatch, tmp_path):
+    nvml = FakeNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(nvml, "millijoules", dict(nvml.millijoules), raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (meter,), reasons = find_meters("cuda", tmp_path)
+    assert meter.name == "NVML, board 0" and len(reasons) == 1 and "RAPL" in reasons[0]
+    nvml.millijoules["0"] += 2_500
+    assert meter.joules() == pytest.approx(2.5)
+    assert find_meters("cuda:1", tmp_path)[1][1] == "no NVML: Not Found"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-b")
+    (meter,), _ = find_meters("cuda:1", tmp_path)
+    assert meter.name == "NVML, board GPU-b" and meter.joules() == 0
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "pip install nvidia-ml-py" in find_meters("cuda", tmp_path)[1][1]

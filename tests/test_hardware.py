@@ -195,6 +195,33 @@ def test_facts_are_json_and_name_the_hardware():
     assert fingerprint(facts) == same != other
 
 
+SMI = """#!/bin/sh
+case "$*" in
+  *"--id=1"*) echo "Second GPU" ;;
+  *"--id=GPU-b"*) echo "Named GPU" ;;
+  *"--id="*) echo "First GPU" ;;
+  *) printf 'First GPU, 80 MiB, 550\\nSecond GPU, 40 MiB, 550\\n' ;;
+esac
+"""
+
+
+def test_gpus_are_told_by_the_drivers_tool(monkeypatch, tmp_path):
+    """A key for a GPU holds that board's name, whichever number it has today."""
+    facts = device_facts()
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert device_facts()["gpu"] == "First GPU, 80 MiB, 550; Second GPU, 40 MiB, 550"
+    assert (device.gpu_name(0), device.gpu_name(1)) == ("First GPU", "Second GPU")
+    first, second = fingerprint(facts, "cuda"), fingerprint(facts, "cuda:1")
+    assert len({first, second, fingerprint(facts)}) == 3 and first == fingerprint(facts, "cuda:0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, GPU-b")
+    assert fingerprint(facts, "cuda:0") == second and device.gpu_name(1) == "Named GPU" and device.board(2) == "2"
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert device.gpu_name(0) is None and device_facts()["gpu"] is None
+
+
 def test_facts_do_without_a_proc_filesystem(monkeypatch, tmp_path):
     assert device.quota_cpus(tmp_path) is device.memory_limit_bytes(tmp_path) is device.governor(tmp_path) is None
     assert device._cpuinfo(tmp_path) == {} and device._physical({0, 1}, tmp_path) == {("0", "cpu0"), ("0", "cpu1")}
@@ -247,7 +274,30 @@ def test_peaks_say_what_was_measured():
         ("peak_matmul_bf16", "GFLOP/s"),
         ("peak_copy", "GB/s"),
     ]
-    assert all(r.value > 0 and r.n >= 3 and r.tags["what"] for r in found)
+    assert all(r.value > 0 and r.n >= 3 and r.tags["what"] and r.tags["device"] == "cpu" for r in found)
+
+
+def test_every_peak_has_a_label_of_its_own():
+    from foveate.commands.listing import labelled
+    from foveate.hardware.peaks import measure_peaks
+
+    told = []
+    found = measure_peaks(threads=1, seconds=0.01, size=64, copy_mib=1, progress=lambda *a: told.append(a))
+    assert list(labelled(found)) == [
+        "measured fp32 64 x 64 matrix product on cpu",
+        "measured bf16 64 x 64 matrix product on cpu",
+        "measured copy of 1 MiB, bytes read plus bytes written on cpu",
+    ]
+    assert [share for share, _ in told] == [0, 1 / 3, 2 / 3] and "bf16" in told[1][1]
+
+
+def test_a_product_that_would_take_a_minute_is_measured_smaller():
+    from foveate.hardware.peaks import _bearable
+
+    took = {384: 0.02, 1536: 1.3}
+    sleeper = lambda n: lambda: time.sleep(took[n])
+    assert _bearable(sleeper, 1536, 1.0) == 1536  # 64 times 20 ms
+    assert _bearable(sleeper, 1536, 0.1) == 384
 
 
 def test_importing_the_timer_imports_no_torch():

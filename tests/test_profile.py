@@ -9,12 +9,15 @@ import torch
 
 from foveate.adapters import adapt
 from foveate.errors import InputError
+from foveate.hardware.timer import Load
 from foveate.plans import Step
 from foveate.profiling import Point, Profile, profile
 from foveate.profiling.curve import fit_cost, tabulate
 from foveate.profiling.explore import coarse_grid
 from foveate.profiling.measure import _stored, copies, key_of, lowest, run
+from foveate.profiling.quiet import await_quiet, others_worked, told
 from foveate.profiling.store import Store
+from foveate.target import Target
 
 LOW, HIGH = 24, 197
 
@@ -66,8 +69,8 @@ def measured(device, store, methods=("tome", "topk"), **kwargs):
 
 
 def made(points, **kwargs):
-    fields = {"family": "ViT", "tokens": 197, "depth": 12, "prefix": 1, "runtime": "eager", "precision": "fp32"}
-    fields |= {"batch": 1, "threads": 2, "reference_ms": 16.7, "table": tabulate(points, 12), "points": points}
+    fields = {"family": "ViT", "tokens": 197, "depth": 12, "prefix": 1, "target": Target(threads=2)}
+    fields |= {"reference_ms": 16.7, "table": tabulate(points, 12), "points": points}
     return Profile(**fields | {"complete": True, "seconds": 45, "origin": {}} | kwargs)
 
 
@@ -151,9 +154,134 @@ def test_a_finished_profile_is_taken_where_more_time_would_not_help(store):
         (True, 45, ("pitome",), False),
     ]:
         store.finish("k", made(points, complete=complete).model_dump_json())
-        assert (_stored(store, "k", methods, seconds) is not None) == taken
+        assert (_stored(store, "k", methods, seconds, lambda: IDLE) is not None) == taken
     store.finish("k", "{}")
-    assert _stored(store, "k", (), 1) is None
+    assert _stored(store, "k", (), 1, lambda: IDLE) is None
+
+
+# What others do meanwhile.
+
+
+class Disturbed(Device):
+    """Others work while some of its calls run: all it times takes nine times as long, the reference three times.
+
+    `seen`: the process that timed noticed their load.
+    """
+
+    def __init__(self, during, seen=True):
+        super().__init__()
+        self.during, self.seen, self.groups = during, seen, 0
+
+    def _point(self, part, n, m, ms):
+        p = super()._point(part, n, m, ms)
+        if self.groups not in self.during:
+            return p
+        return p.model_copy(
+            update={"ratio": 3 * p.ratio, "reference_ms": 3 * p.reference_ms if not self.seen else p.reference_ms,
+                    "disturbed": self.seen}
+        )  # fmt: skip
+
+    def blocks(self, counts):
+        self.groups += 1
+        return super().blocks(counts)
+
+    def attention(self, counts):
+        self.groups += 1
+        return super().attention(counts)
+
+
+@pytest.mark.parametrize("during", [{1}, {2}, {5}, {7}, {9, 10}])
+def test_a_point_whose_reference_was_far_is_measured_again(store, during):
+    clean, _ = measured(Device(), Store(store.path.with_name("clean.sqlite")))
+    device = Disturbed(during, seen=False)
+    found, complete = measured(device, store)
+    truth = {(p.part, p.n): p.ratio for p in clean}
+    again = [call for call in device.calls if device.calls.count(call) > 1]
+    assert complete and again
+    assert {(p.part, p.n): p.ratio for p in found if (p.part, p.n) in truth} == pytest.approx(truth)
+
+
+def test_what_stays_far_is_marked(store):
+    class Odd(Device):
+        def blocks(self, counts):
+            slow = 3 if 48 in counts else 1
+            return [p.model_copy(update={"reference_ms": slow * p.reference_ms}) for p in super().blocks(counts)]
+
+    device = Odd()
+    found, complete = measured(device, store, at_once=1)
+    marked = {p.n for p in found if p.disturbed}
+    assert complete and marked == {48} and 1 < device.calls.count(("blocks", 48)) <= 4  # and it ends
+
+
+def test_points_measured_under_load_are_marked_and_measured_again_when_it_is_over(store):
+    found, _ = measured(Disturbed({1, 6}), store)
+    marked = {(p.part, p.n) for p in found if p.disturbed}
+    assert {part for part, _ in marked} == {"attention", "blocks"}
+    assert {(part, n) for part, n, *_, disturbed in store.points("k") if disturbed} == marked
+    reused = Device()
+    assert measured(reused, store, doubted=False) == (found, True) and reused.calls == []  # others work still
+    anew = Device()
+    better, _ = measured(anew, store)
+    assert set(anew.calls) >= marked and not any(p.disturbed for p in better)
+    assert [p.ratio for p in better if (p.part, p.n) in marked] != [p.ratio for p in found if (p.part, p.n) in marked]
+
+
+def test_a_passing_disturbance_is_made_good_in_the_same_run(store):
+    asked = []
+    found, _ = measured(Disturbed({1, 6}), store, quiet=lambda: asked.append(1) or True)
+    assert len(asked) == 1 and not any(p.disturbed for p in found)
+    undisturbed = Disturbed(set())
+    measured(undisturbed, Store(store.path.with_name("other.sqlite")), quiet=lambda: asked.append(1) or True)
+    assert len(asked) == 1  # nothing to ask about
+
+
+def test_waiting_ends_with_quiet_or_with_patience():
+    loads, said = [WORKED, WORKED, IDLE], []
+    assert await_quiet(lambda: loads.pop(0), 60, said.append) is None and loads == []
+    assert said == ["waiting: other processes keep 1.8 cores busy: make (7) 1.7"] * 2
+    now = iter(range(100))
+    assert await_quiet(lambda: WORKED, 10, said.append, lambda: next(now)) == WORKED.notes[0] and len(said) == 11
+
+
+def test_others_work_is_what_they_use_beyond_a_few_ticks():
+    quiet = lambda cores, s: {"idle_cores": 0.0, "other_cores": cores, "seconds": s}
+    assert not others_worked([]) and not others_worked([quiet(float("nan"), 1.0)])
+    assert not others_worked([quiet(0.8, 0.025)])  # two ticks of the clock that counts CPU
+    assert not others_worked([quiet(0.2, 1.0)] * 3) and others_worked([quiet(0.2, 1.0), quiet(1.5, 0.5)])
+
+
+def test_a_disturbed_profile_says_so_in_a_line(store):
+    points, _ = measured(Disturbed({1}), store)
+    bad = sum(p.disturbed for p in points)
+    line = f"{bad} of {len(points)} points were measured while others worked"
+    assert told(None, points) == line and told("make 1.7", points) == f"{line}: make 1.7"
+    clean = [p for p in points if not p.disturbed]
+    assert told(None, clean) is None and told("make 1.7", clean) == "when measuring began, make 1.7"
+
+
+def test_a_disturbed_profile_is_measured_again_once_it_is_quiet(monkeypatch, tmp_path):
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
+    machine = {"during": {1, 2}}
+
+    class Meter(FakeMeter):
+        def attention(self, counts):
+            points = super().attention(counts)
+            return [p.model_copy(update={"disturbed": bool(machine["during"])}) for p in points]
+
+    monkeypatch.setattr("foveate.profiling.meter.RuntimeMeter", Meter)
+    said = []
+    ask = lambda load: profiled(
+        vit(), load, threads=1, methods=("topk",), patience_s=0.0, progress=lambda *a: said.append(a)
+    )
+    Meter.made.clear()
+    first = ask(WORKED)
+    assert first.disturbed and "make (7) 1.7" in first.disturbed and len(Meter.made) == 1
+    assert ask(WORKED) == first and len(Meter.made) == 1  # no better now
+    machine["during"] = set()
+    second = ask(IDLE)
+    assert len(Meter.made) == 2 and {part for part, _ in Meter.made[1].calls} == {"attention"}
+    assert second.disturbed is None and not any(p.disturbed for p in second.points)
+    assert ask(WORKED) == second and len(Meter.made) == 2  # a sound one is not doubted
 
 
 def test_costs_are_fitted_and_never_negative():
@@ -166,9 +294,9 @@ def test_costs_are_fitted_and_never_negative():
 def test_a_profile_survives_the_file(tmp_path, store):
     found = made(measured(Device(), store)[0])
     assert Profile.load(found.save(tmp_path / "p.json")) == found
-    text = json.loads((tmp_path / "p.json").read_text()) | {"batch": "many"}
+    text = json.loads((tmp_path / "p.json").read_text()) | {"target": {"batch": "many"}}
     (tmp_path / "p.json").write_text(json.dumps(text))
-    with pytest.raises(InputError, match=r"p\.json is not a profile: batch"):
+    with pytest.raises(InputError, match=r"p\.json is not a profile: target\.batch"):
         Profile.load(tmp_path / "p.json")
     with pytest.raises(InputError, match="cannot read"):
         Profile.load(tmp_path / "none.json")
@@ -265,6 +393,16 @@ def test_the_key_sees_structure_and_settings_but_no_weights():
     assert len({key(vit(), 1), key(vit(), 2), key(vit(depth=4), 1), key(vit(qk_norm=True), 1), key(eva(), 1)}) == 5
 
 
+IDLE = Load(0.5, 0.0, (), (), 0.0, None)
+WORKED = Load(0.5, 1.8, (), (("make (7)", 1.7),), 0.0, None)
+
+
+def profiled(model, load=IDLE, **kwargs):
+    """`profile` on a machine with that load, its target named in keywords."""
+    where = {name: kwargs.pop(name) for name in list(kwargs) if name in Target.model_fields}
+    return profile(model, Target.of(**where), load=lambda: load, **kwargs)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -274,28 +412,30 @@ def test_the_key_sees_structure_and_settings_but_no_weights():
         {"seconds": float("nan")},
         {"runtime": "abacus"},
         {"precision": "fp3"},
+        {"device": "tpu"},
         {"methods": ("tomee",)},
     ],
 )
 def test_arguments_are_checked_before_anything_is_measured(wrong):
     with pytest.raises(InputError, match=str(next(iter(wrong.values())))[:5].strip("(',")):
-        profile(vit(), **{"runtime": "eager"} | wrong)
+        profiled(vit(), **wrong)
 
 
 def test_a_method_that_needs_a_class_token():
     blind = vit(class_token=False, global_pool="avg")
     with pytest.raises(InputError, match="topk"):
-        profile(blind, runtime="eager", methods=("topk",))
+        profiled(blind, methods=("topk",))
 
 
 def check_end_to_end(model, tokens, **kwargs):
     told = []
-    wanted = {"threads": 1, "methods": ("tome",), "seconds": 0.1} | kwargs
-    found = profile(model, progress=lambda *a: told.append(a), **wanted)
+    wanted = {"threads": 1, "methods": ("tome",), "seconds": 0.1, "load": WORKED} | kwargs  # so nothing is done twice
+    found = profiled(model, progress=lambda *a: told.append(a), **wanted)
     assert found.table.block.tokens[0] == lowest(tokens, found.prefix) and found.table.block.tokens[-1] == tokens
     assert min(found.table.block.ms) > 0 and min(found.table.attention.ms) > 0 and found.table.fixed_ms > 0
     assert found.dense_ms > 0 and found.reference_ms > 0 and set(found.table.reduce) == {"tome"} and told
-    assert profile(model, **wanted) == found  # from the cache
+    assert found.target.threads == 1 and "make (7) 1.7" in str(found.disturbed)
+    assert profiled(model, **wanted) == found  # from the cache
 
 
 def test_a_profile_in_plain_torch(monkeypatch, tmp_path):
@@ -306,8 +446,9 @@ def test_a_profile_in_plain_torch(monkeypatch, tmp_path):
 class FakeMeter(Device):
     made: ClassVar[list["FakeMeter"]] = []
 
-    def __init__(self, model, runtime, precision, batch, threads):
+    def __init__(self, model, target):
         super().__init__()
+        assert target.threads is not None
         self.full = 65
         self.made.append(self)
 
@@ -324,8 +465,7 @@ def test_the_cache_serves_until_asked_for_fresh(monkeypatch, tmp_path):
     FakeMeter.made.clear()
     runs = []
     for more in ({}, {}, {"fresh": True}, {"batch": 2}, {"methods": ("tome",)}):
-        wanted = {"runtime": "eager", "threads": 1, "methods": ("topk",), "batch": 1} | more
-        profile(vit(), **wanted)
+        profiled(vit(), **{"threads": 1, "methods": ("topk",), "batch": 1} | more)
         runs.append(len(FakeMeter.made))
     assert runs == [1, 1, 2, 3, 4]
     everything, cached = {part for part, _ in FakeMeter.made[0].calls}, FakeMeter.made[3].calls

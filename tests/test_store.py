@@ -10,17 +10,17 @@ import pytest
 
 from foveate.profiling.store import Store, cache_folder
 
-ROW = ("blocks", 128, 128, 0.5, 20.0, 5)
+ROW = ("blocks", 128, 128, 0.5, 20.0, 5, 0)
 
 
 def test_points_come_back(tmp_path):
     with Store(tmp_path / "a" / "p.sqlite") as store:
-        store.add("k", [ROW, ("ends", 197, 197, 0.1, 21.0, 5)])
+        store.add("k", [ROW, ("ends", 197, 197, 0.1, 21.0, 5, 1)])
         store.add("other", [ROW])
-        store.add("k", [(*ROW[:3], 0.6, 20.0, 10)])
+        store.add("k", [(*ROW[:3], 0.6, 20.0, 10, 0)])
         store.finish("k", "text")
     with Store(tmp_path / "a" / "p.sqlite") as store:
-        assert store.points("k") == [(*ROW[:3], 0.6, 20.0, 10), ("ends", 197, 197, 0.1, 21.0, 5)]
+        assert store.points("k") == [(*ROW[:3], 0.6, 20.0, 10, 0), ("ends", 197, 197, 0.1, 21.0, 5, 1)]
         assert store.finished("k") == "text" and store.finished("other") is None
         store.clear("k")
         assert store.points("k") == [] and store.finished("k") is None and store.points("other") == [ROW]
@@ -43,7 +43,7 @@ from pathlib import Path
 from foveate.profiling.store import Store
 with Store(Path(sys.argv[1])) as store:
     for n in range(int(sys.argv[3])):
-        store.add("k", [(sys.argv[2], n, n, 0.5, 20.0, 5)])
+        store.add("k", [(sys.argv[2], n, n, 0.5, 20.0, 5, 0)])
         print(n, flush=True)
 """
 
@@ -85,7 +85,7 @@ def work(path, barrier, name):
     barrier.wait()
     for n in range(8):
         with Store(path) as store:
-            store.add("k", [(name, n, n, 0.5, 20.0, 5)])
+            store.add("k", [(name, n, n, 0.5, 20.0, 5, 0)])
 
 fork = multiprocessing.get_context("fork")
 for trial in range(60):
@@ -110,7 +110,7 @@ def test_opening_and_closing_at_once_loses_nothing(tmp_path):
 def test_a_broken_file_is_moved_aside(tmp_path, caplog, damage):
     path = tmp_path / "p.sqlite"
     with Store(path) as store:
-        store.add("k", [("blocks", n, n, 0.5, 20.0, 5) for n in range(500)])
+        store.add("k", [("blocks", n, n, 0.5, 20.0, 5, 0) for n in range(500)])
     whole = path.read_bytes()
     broken = {
         "text": b"this is not a database, it is a line of text, and long enough to be looked at as one" * 9,

@@ -8,9 +8,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from foveate.target import Target
 
 ROOT = Path("/")
 _X86 = (
@@ -51,10 +54,16 @@ def device_facts() -> dict[str, Any]:
     }
 
 
-def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Short name of the hardware in `facts`, for keys: equal where latencies may be compared; no versions."""
-    text = json.dumps({name: facts.get(name) for name in HARDWARE}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(facts: Mapping[str, Any], device: str = Target().device) -> str:
+    """Short name of the hardware in `facts`, for keys: equal where latencies on `device` may be compared; no versions.
+
+    Of a GPU its name is in it, too: which one is "cuda:1" changes with CUDA_VISIBLE_DEVICES.
+    """
+    told = {name: facts.get(name) for name in HARDWARE}
+    where = Target(device=device)
+    if where.kind == "cuda":
+        told |= {"device": where.kind, "board": gpu_name(where.index)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def default_threads() -> int:
@@ -148,10 +157,36 @@ def _cpu_name(info: Mapping[str, str]) -> str | None:
     return info.get("model name") or info.get("Model") or platform.processor() or None
 
 
+def board(index: int) -> str:
+    """The driver's own number, or UUID, of CUDA's device `index`: what its tool and NVML want to be asked for.
+
+    CUDA_VISIBLE_DEVICES numbers anew. Boards are taken to be in the driver's order: CUDA puts the fastest first where
+    they differ, unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set.
+    """
+    seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return seen[index] if index < len(seen) else str(index)
+
+
+def gpu_name(index: int) -> str | None:
+    """Of CUDA's device `index`, as the driver's tool tells it; CUDA is not initialised."""
+    return _ask_driver("name", f"--id={board(index)}")
+
+
+@cache
+def gpu_driver(index: int) -> str | None:
+    """Version of the driver of CUDA's device `index`."""
+    return _ask_driver("driver_version", f"--id={board(index)}")
+
+
 def _gpu() -> str | None:
+    return _ask_driver("name,memory.total,driver_version")
+
+
+def _ask_driver(what: str, *options: str) -> str | None:
+    """The answer of nvidia-smi, lines joined; None where there is no such tool or it has none."""
     if (tool := shutil.which("nvidia-smi")) is None:
         return None
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    query = [tool, f"--query-gpu={what}", "--format=csv,noheader", *options]
     try:
         found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from foveate.errors import InputError, one_of
-from foveate.hardware.device import ROOT
+from foveate.hardware.device import ROOT, board
+from foveate.target import Target
 
 # pJ of a multiplication and an addition; of a 32-bit word from DRAM (1.3 to 2.6 nJ for 64 bits: the lower end).
 MAC_PJ = {"fp32": 3.7 + 0.9, "fp16": 1.1 + 0.4, "bf16": 1.1 + 0.4, "int8": 0.2 + 0.03}
@@ -83,7 +84,8 @@ class NVML(Meter):
     """One NVIDIA board, since the driver was loaded (Volta or newer)."""
 
     def __init__(self, index: int = 0) -> None:
-        """
+        """`index`: as CUDA counts.
+
         Raises:
             InputError: without nvidia-ml-py, a driver, or such a counter, with the reason.
         """
@@ -94,23 +96,24 @@ class NVML(Meter):
         self._nvml: Any = pynvml
         try:
             pynvml.nvmlInit()
-            self._board = pynvml.nvmlDeviceGetHandleByIndex(index)
+            name = board(index)
+            by = pynvml.nvmlDeviceGetHandleByIndex if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
+            self._board = by(int(name) if name.isdigit() else name)
             self._first = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._board)
         except pynvml.NVMLError as e:
             raise InputError(f"no NVML: {e}") from None
-        self.name = f"NVML, board {index}"
+        self.name = f"NVML, board {name}"
 
     def joules(self) -> float:
         return (self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._board) - self._first) / 1e3
 
 
-def find_meters(device: str = "cpu", root: Path = ROOT) -> tuple[list[Meter], list[str]]:
-    """The counters that see work on `device` (on "cuda" host and board), and why others cannot be used."""
-    if device not in ("cpu", "cuda"):
-        raise one_of("device", device, ("cpu", "cuda"))
+def find_meters(device: str = Target().device, root: Path = ROOT) -> tuple[list[Meter], list[str]]:
+    """The counters that see work on `device` (on a GPU host and board), and why others cannot be used."""
+    where = Target.of(device=device)
     makers: list[Callable[[], Meter]] = [lambda: RAPL(root)]
-    if device == "cuda":
-        makers.append(NVML)
+    if where.kind == "cuda":
+        makers.append(lambda: NVML(where.index))
     found, reasons = list[Meter](), list[str]()
     for make in makers:
         try:

@@ -1,4 +1,4 @@
-"""(model, runtime, precision, batch, threads, device) -> latency against token count, and what every block costs."""
+"""(model, target) -> latency against token count, and what every block costs."""
 
 from foveate.profiling.curve import Point as Point
 from foveate.profiling.curve import Profile as Profile

@@ -11,6 +11,7 @@ from foveate.files import read_as, write_text
 from foveate.planners.table import Curve, LatencyTable, ReduceCost
 from foveate.plans import Plan, Step
 from foveate.schedule import Schedule
+from foveate.target import Target
 
 
 class Point(BaseModel):
@@ -30,27 +31,26 @@ class Point(BaseModel):
     ratio: float
     reference_ms: float  # median of the reference in the same rounds
     rounds: int
+    disturbed: bool = False  # others worked meanwhile, or the reference was far from what it mostly is
 
 
 class Profile(BaseModel):
-    """Latency of a model's parts on one device, in one runtime. JSON."""
+    """Latency of a model's parts on one target. JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     family: str
     tokens: int
     depth: int
     prefix: int
-    runtime: str
-    precision: str
-    batch: int
-    threads: int
+    target: Target  # its threads are a number
     reference_ms: float  # all blocks on the full count: the median over the whole profile
     table: LatencyTable
     points: list[Point]
     complete: bool  # False: the time was over before the curve was settled
     seconds: float  # allowed for measuring
+    disturbed: str | None = None  # what disturbed the measurement, in one line
     origin: dict[str, Any]  # device facts, versions
 
     @property
@@ -84,14 +84,9 @@ class Profile(BaseModel):
         return read_as(cls, path, "is not a profile")
 
 
-def reference_of(points: Sequence[Point]) -> float:
-    """The reference's latency, ms: the median of what every group of points saw."""
-    return float(np.median([p.reference_ms for p in points]))
-
-
 def tabulate(points: Sequence[Point], depth: int) -> LatencyTable:
     """Points -> costs of one block, in ms. Needs points of "blocks", "attention" and "ends"."""
-    reference = reference_of(points)
+    reference = float(np.median([p.reference_ms for p in points]))
 
     def curve(part: str) -> Curve:
         rows = sorted((p.n, p.ratio * reference / depth) for p in points if p.part == part)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import ValidationError
 
 from foveate.errors import InputError, NotAvailable, one_of
-from foveate.profiling.curve import Point, Profile, reference_of, tabulate
+from foveate.hardware.timer import busy
+from foveate.profiling.curve import Point, Profile, tabulate
 from foveate.profiling.explore import coarse_grid, explore
+from foveate.profiling.quiet import Look, await_quiet, far, reference_of, told
 from foveate.profiling.store import SCHEMA, Row, Store
+from foveate.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, float, str], None]
 METHODS_BY_DEFAULT = ("foveal", "tome", "topk")  # dear and cheap; any other costs the planner as much as the dearest
 MOST_POINTS = 96
+SURE_AFTER = 3  # points, from which on the median reference is believed
+REDUCE = "reduce:"
 REFINING = 12  # points beyond the coarse grid that progress reckons with
 
 
@@ -37,48 +42,53 @@ class Meter(Protocol):
 
 def profile(
     model: "nn.Module",
+    target: Target,
     *,
-    runtime: str,
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int | None = None,
     methods: Sequence[str] | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
     seconds: float = 45,
+    patience_s: float = 10,
+    load: Look | None = None,
 ) -> Profile:
     """Measure latency against token count, and what embedding, head and reductions cost, as they will be deployed.
 
-    A profile measured before with the same structure, runtime, settings, hardware and versions is read from the cache;
-    one that was broken off is gone on with, and only methods it lacks are measured.
+    A profile measured before with the same structure, target, hardware and versions is read from the cache; one that
+    was broken off is gone on with, and only methods it lacks are measured. What was measured while others worked is
+    marked so, and measured again when it is asked for and nothing disturbs.
 
     Args:
         model: any supported host, on the CPU.
-        threads: default: one a physical core that may be used.
+        target: where it will run; threads None: one a physical core that may be used.
         methods: whose cost to measure; default: some cheap and some dear ones that fit the model.
         fresh: forget what the cache has and measure again.
         progress: called as progress(done, total, text); the total is an estimate and may grow.
         seconds: when to stop refining the curve. The coarse curve and the other parts are measured whatever they take.
+        patience_s: how long to wait for others' work to end; a quarter of `seconds` at most.
+        load: looks at what else runs; by default `foveate.hardware.busy`, for half a second.
 
     Raises:
-        InputError: unknown names or numbers out of range; NotAvailable: the runtime cannot be used here.
+        InputError: unknown names or numbers out of range; NotAvailable: the target cannot be had here.
     """
     from foveate.adapters import describe
     from foveate.hardware.device import default_threads, device_facts, fingerprint
     from foveate.profiling.meter import RuntimeMeter
 
     facts = describe(model)
-    threads = default_threads() if threads is None else threads
-    chosen = _check(facts, runtime, precision, batch, threads, methods, seconds)
-    device = device_facts()
-    key = key_of(model, facts, [runtime, precision, batch, threads, fingerprint(device), device["versions"]])
+    target = target.model_copy(update={"threads": target.threads or default_threads()})
+    chosen = _check(facts, target, methods, seconds)
+    device, look = device_facts(), load or busy
+    where = [target.model_dump(), fingerprint(device, target.device), device["versions"]]
+    key = key_of(model, facts, where)
     with Store() as store:
         if fresh:
             store.clear(key)
-        elif (found := _stored(store, key, chosen, seconds)) is not None:
+        elif found := _stored(store, key, chosen, seconds, look):
             return found
+        say = (lambda text: None) if progress is None else (lambda text: progress(0, 1, text))
+        noise = await_quiet(look, min(patience_s, seconds / 4), say)
         end = time.monotonic() + seconds
-        with RuntimeMeter(model, runtime, precision, batch, threads) as meter:
+        with RuntimeMeter(model, target) as meter:
             points, complete = run(
                 meter,
                 store,
@@ -88,6 +98,8 @@ def profile(
                 prefix=facts.prefix,
                 methods=chosen,
                 more=lambda: time.monotonic() < end,
+                quiet=lambda: look().quiet,
+                doubted=noise is None,
                 at_once=copies(model),
                 progress=progress,
             )
@@ -96,15 +108,13 @@ def profile(
             tokens=facts.tokens,
             depth=facts.depth,
             prefix=facts.prefix,
-            runtime=runtime,
-            precision=precision,
-            batch=batch,
-            threads=threads,
+            target=target,
             reference_ms=reference_of(points),
             table=tabulate(points, facts.depth),
             points=points,
             complete=complete,
             seconds=seconds,
+            disturbed=told(noise, points),
             origin=device,
         )
         store.finish(key, made.model_dump_json())
@@ -132,15 +142,21 @@ def run(
     prefix: int,
     methods: Sequence[str],
     more: Callable[[], bool],
+    quiet: Callable[[], bool] = lambda: False,
+    doubted: bool = True,
     at_once: int = 3,
     progress: Progress | None = None,
 ) -> tuple[list[Point], bool]:
     """Measure what `store` does not have yet, each group of at most `at_once` points stored at once.
 
+    Points in whose rounds the reference was far from what it mostly is are measured again at once, and those that were
+    disturbed at the end, if it is `quiet()` by then. `doubted`: stored points that were disturbed are not taken.
+
     Returns:
         All points of `key`, and whether the curve is settled (or `more()` said no before).
     """
-    known = {(p.part, p.n, p.m): p for p in (_point(row) for row in store.points(key))}
+    stored = [_point(row) for row in store.points(key)]
+    known = {(p.part, p.n, p.m): p for p in stored if not (doubted and p.disturbed)}
     grid = coarse_grid(low, high)
     halves = [prefix + max(2, (high - prefix) * share // 5) for share in (4, 2)]
     spread = [n for n in grid if n in (low, high) or n % 64 == 0]
@@ -150,36 +166,58 @@ def run(
         if progress is not None:
             progress(len(known), max(total, len(known) + 1), text)
 
-    def keep(points: Sequence[Point]) -> None:
-        store.add(key, [(p.part, p.n, p.m, p.ratio, p.reference_ms, p.rounds) for p in points])
+    def keep(measure: Callable[[], Sequence[Point]], text: str) -> Sequence[Point]:
+        tell(text)
+        points = measure()
+        if len(known) >= SURE_AFTER and far(points[0], reference_of(known.values())):  # a group has one reference
+            tell(f"{text}, again: the reference took {points[0].reference_ms:.3g} ms")
+            points = measure()
+            if far(points[0], reference_of(known.values())):
+                points = [p.model_copy(update={"disturbed": True}) for p in points]
+        store.add(key, [_row(p) for p in points])
         known.update({(p.part, p.n, p.m): p for p in points})
+        return points
 
-    if ("ends", high, high) not in known:
-        tell("embedding and head")
-        keep(meter.ends())
-    for group in _groups([n for n in spread if ("attention", n, n) not in known], at_once):
-        tell(f"attention halves on {_join(group)} tokens")
-        keep(meter.attention(group))
-    for n in halves:
-        done = {part for part, at, _ in known if at == n}
-        if lacking := [m for m in methods if f"reduce:{m}" not in done]:
-            tell(f"{', '.join(lacking)} on {n} tokens")
-            keep(meter.reduce(lacking, n))
+    def measure(part: str, group: Sequence[int], methods: Sequence[str] = ()) -> Sequence[Point]:
+        if part == "ends":
+            return keep(meter.ends, "embedding and head")
+        if part == "attention":
+            return keep(lambda: meter.attention(group), f"attention halves on {_join(group)} tokens")
+        if part == "blocks":
+            return keep(lambda: meter.blocks(group), f"all blocks on {_join(group)} tokens")
+        return keep(lambda: meter.reduce(methods, group[0]), f"{', '.join(methods)} on {group[0]} tokens")
 
     def blocks(counts: Sequence[int]) -> list[float]:
         coarse = any(n in grid for n in counts)
-        if not coarse and not more():
-            return []
-        tell(f"all blocks on {_join(counts)} tokens")
-        points = meter.blocks(counts)
-        keep(points)
-        return [p.ratio for p in points]
+        return [p.ratio for p in measure("blocks", counts)] if coarse or more() else []
 
-    ratios = {n: p.ratio for (part, n, _), p in known.items() if part == "blocks"}
-    found = explore(blocks, low, high, MOST_POINTS, known=ratios, at_once=at_once)
+    def curve() -> bool:
+        ratios = {n: p.ratio for (part, n, _), p in known.items() if part == "blocks"}
+        return explore(blocks, low, high, MOST_POINTS, known=ratios, at_once=at_once).complete
+
+    if ("ends", high, high) not in known:
+        measure("ends", [high])
+    for group in _groups([n for n in spread if ("attention", n, n) not in known], at_once):
+        measure("attention", group)
+    for n in halves:
+        done = {part for part, at, _ in known if at == n}
+        if lacking := [m for m in methods if f"{REDUCE}{m}" not in done]:
+            measure("reduce", [n], lacking)
+    complete = curve()
+    middle = reference_of(known.values())
+    bad = [p for p in known.values() if far(p, middle)]
+    if (disturbed := [p for p in known.values() if p.disturbed]) and quiet():
+        bad += [p for p in disturbed if p not in bad]
+    for part in ("ends", "attention", "blocks"):
+        for group in _groups(sorted(p.n for p in bad if p.part == part), at_once):
+            measure(part, group)
+    for n in sorted({p.n for p in bad if p.part.startswith(REDUCE)}):
+        measure("reduce", [n], [p.part.removeprefix(REDUCE) for p in bad if p.part.startswith(REDUCE) and p.n == n])
+    if bad:
+        complete = curve()
     if progress is not None:
         progress(len(known), len(known), "done")
-    return [known[at] for at in sorted(known)], found.complete
+    return [known[at] for at in sorted(known)], complete
 
 
 def key_of(model: "nn.Module", facts: "Facts", settings: Sequence[object]) -> str:
@@ -190,24 +228,13 @@ def key_of(model: "nn.Module", facts: "Facts", settings: Sequence[object]) -> st
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(
-    facts: "Facts",
-    runtime: str,
-    precision: str,
-    batch: int,
-    threads: int,
-    methods: Sequence[str] | None,
-    seconds: float,
-) -> tuple[str, ...]:
+def _check(facts: "Facts", target: Target, methods: Sequence[str] | None, seconds: float) -> tuple[str, ...]:
     """Raise for what cannot be measured; returns the methods."""
     from foveate.methods import METHODS
-    from foveate.runtimes import RUNTIMES
+    from foveate.runtimes import why_not
 
-    if (reason := RUNTIMES[runtime].why_not(precision)) is not None:
-        raise NotAvailable(f"{runtime} in {precision} cannot be used here: {reason}")
-    for name, value in (("batch", batch), ("threads", threads)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; allowed: 1 or more")
+    if (reason := why_not(target)) is not None:
+        raise NotAvailable(f"{target} cannot be had here: {reason}")
     if not seconds > 0:
         raise InputError(f"seconds is {seconds}; allowed: above 0")
     if facts.turns and methods is None:
@@ -223,8 +250,8 @@ def _check(
     return tuple(dict.fromkeys(methods))
 
 
-def _stored(store: Store, key: str, methods: Sequence[str], seconds: float) -> Profile | None:
-    """The finished profile of `key`, if it has the methods and more time would not have made it better."""
+def _stored(store: Store, key: str, methods: Sequence[str], seconds: float, look: Look) -> Profile | None:
+    """The finished profile of `key`, if it has the methods and neither more time nor today's quiet would better it."""
     if (text := store.finished(key)) is None:
         return None
     try:
@@ -232,12 +259,17 @@ def _stored(store: Store, key: str, methods: Sequence[str], seconds: float) -> P
     except ValidationError:
         return None
     enough = found.complete or seconds <= found.seconds
-    return found if enough and set(methods) <= found.table.reduce.keys() else None
+    if not enough or not set(methods) <= found.table.reduce.keys():
+        return None
+    return None if found.disturbed is not None and look().quiet else found
+
+
+def _row(p: Point) -> Row:
+    return p.part, p.n, p.m, p.ratio, p.reference_ms, p.rounds, int(p.disturbed)
 
 
 def _point(row: Row) -> Point:
-    part, n, m, ratio, reference_ms, rounds = row
-    return Point(part=part, n=n, m=m, ratio=ratio, reference_ms=reference_ms, rounds=rounds)
+    return Point(**dict(zip(Point.model_fields, row, strict=True)))  # type: ignore[arg-type]
 
 
 def _groups(counts: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -10,28 +10,35 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from torch import nn
 
 from foveate.adapters import adapt
+from foveate.hardware.device import default_threads
 from foveate.profiling.curve import Point
+from foveate.profiling.quiet import others_worked
 from foveate.profiling.stack import Ends, Reductions, Stack, trial
 from foveate.runtimes import RUNTIMES, Worker
+from foveate.target import Target
 
 # Runtimes whose loaded model is one and the same for every count; others are loaded once a count, as they are deployed.
 SHAPELESS = frozenset({"eager", "compile"})
 
 
 class RuntimeMeter:
-    """Builds the parts for a runtime and times them in a process of its own. A context manager."""
+    """Builds the parts for a target and times them in a process of its own. A context manager.
 
-    def __init__(self, model: nn.Module, runtime: str, precision: str, batch: int, threads: int) -> None:
-        self.model, self.runtime, self.precision, self.batch = model, runtime, precision, batch
-        self.reduced = adapt(model).eval().settled()
+    Inputs of inner parts lie on the device, as they do within the model; an image comes from the host.
+    """
+
+    def __init__(self, model: nn.Module, target: Target) -> None:
+        self.model, self.target, self.batch = model, target, target.batch
+        self.reduced = adapt(model).eval().for_inference()
         self.facts = self.reduced.facts
-        self.build, self.worker = RUNTIMES[runtime].build, Worker(runtime, threads)
+        self.build = RUNTIMES[target.runtime].build
+        self.worker = Worker(target.runtime, target.threads or default_threads(), target.device)
         self.rng = np.random.default_rng(0)
         self.files: dict[str, Path] = {}
         self.loaded: set[str] = set()
@@ -58,9 +65,9 @@ class RuntimeMeter:
     def ends(self) -> list[Point]:
         x = self._random(self.batch, *self.facts.image)
         path = self._built("ends", lambda: Ends(self.reduced), x.shape)
-        (ratios, reference) = self._time({"ends": (path, x)})
+        timed = self._time({"ends": (path, x)}, from_host=True)
         n = self.facts.tokens
-        return [_median("ends", n, n, ratios[0], reference)]
+        return [_median("ends", n, n, timed.ratios[0], timed)]
 
     def reduce(self, methods: Sequence[str], n: int) -> list[Point]:
         """One reduction of about n tokens: two in a row where possible, against keeping the first ones for nothing."""
@@ -71,18 +78,19 @@ class RuntimeMeter:
         for method in (None, *methods):
             name = f"{method or 'none'} {n}"
             models[name] = (self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape), x)
-        (free, *ratios), reference = self._time(models, repeat=3)
+        timed = self._time(models, repeat=3)
+        free, *ratios = timed.ratios
         return [
-            _median(f"reduce:{method}", n, counts[-1], (ratio - free) / len(counts), reference)
+            _median(f"reduce:{method}", n, counts[-1], (ratio - free) / len(counts), timed)
             for method, ratio in zip(methods, ratios, strict=True)
         ]
 
     def _stacks(self, part: str, counts: Sequence[int]) -> list[Point]:
         path, full = self._stack(part), self.facts.tokens if part == "blocks" else None
         others = [n for n in counts if n != full]
-        ratios, reference = self._time({f"{part} {n}": (path, self._input(n)) for n in others})
-        row = dict(zip(others, ratios, strict=True)) | {full: np.ones_like(reference)}  # the reference itself
-        return [_median(part, n, n, row[n], reference) for n in counts]
+        timed = self._time({f"{part} {n}": (path, self._input(n)) for n in others})
+        row = dict(zip(others, timed.ratios, strict=True)) | {full: np.ones_like(timed.reference_ms)}  # itself
+        return [_median(part, n, n, row[n], timed) for n in counts]
 
     def _stack(self, part: str) -> Path:
         if part not in self.files:
@@ -91,8 +99,8 @@ class RuntimeMeter:
             self._built(part, lambda: stack, (self.batch, None, self.facts.width))
         return self.files[part]
 
-    def _time(self, models: dict[str, tuple[Path, np.ndarray]], repeat: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Time models beside the reference: (ratios [models, rounds], the reference's ms [rounds]).
+    def _time(self, models: dict[str, tuple[Path, np.ndarray]], repeat: int = 1, from_host: bool = False) -> "Timed":
+        """Time models beside the reference.
 
         Five rounds, and up to thirty while a median is not yet known to about a percent and time allows, or where they
         are so short that a passing disturbance could fill them.
@@ -103,10 +111,13 @@ class RuntimeMeter:
         keys = [self.reference, *(self._load(name, path, x) for name, (path, x) in models.items())]
         inputs = [self._input(self.facts.tokens), *(x for _, x in models.values())]
         again = [*keys, *(keys[1:] * (repeat - 1))], [*inputs, *(inputs[1:] * (repeat - 1))]
+        resident = [True] + [not from_host] * (len(again[0]) - 1)
+        quiet: list[dict[str, float]] = []
         ms, warmup, began = np.empty((len(keys), 0)), 2, time.monotonic()
         while True:
             self.seed += 1
-            new = self.worker.time(*again, rounds=5, warmup=warmup, seed=self.seed)
+            new = self.worker.time(*again, rounds=5, warmup=warmup, seed=self.seed, resident=resident)
+            quiet.append(self.worker.facts()["quiet"])
             others = np.median(new[1:].reshape(repeat, len(models), new.shape[1]), axis=0)
             ms, warmup = np.hstack([ms, np.vstack([new[:1], others])]), 0
             ratios = ms[1:] / ms[0]
@@ -117,26 +128,27 @@ class RuntimeMeter:
         for key in set(keys) - {self.reference, "blocks", "attention"}:
             self.worker.drop(key)
             self.loaded.discard(key)
-        return ratios, ms[0]
+        return Timed(ratios, ms[0], others_worked(quiet))
 
     def _load(self, name: str, path: Path, x: np.ndarray) -> str:
         """Load a file for the shape of x; its key."""
         stack = next((p for p in ("blocks", "attention") if path == self.files.get(p)), None)
-        key, shape = (stack, None) if stack and self.runtime in SHAPELESS else (name, x.shape)
+        key, shape = (stack, None) if stack and self.target.runtime in SHAPELESS else (name, x.shape)
         if key not in self.loaded:
-            self.worker.load(key, path, precision=self.precision, shape=shape)
+            self.worker.load(key, path, precision=self.target.precision, shape=shape)
             self.loaded.add(key)
         return key
 
     def _built(self, name: str, module: Callable[[], nn.Module], shape: tuple[int | None, ...]) -> Path:
         if name not in self.files:
             calibration = None
-            if self.precision == "int8":  # for timing alone: any values do
+            if self.target.precision == "int8":  # for timing alone: any values do
                 calibration = self._random(2 * self.batch, *(n or self.facts.tokens for n in shape[1:]))
             folder = self._folder / str(len(self.files))
             self.files[name] = self.build(
-                module().eval(), folder, shape=shape, precision=self.precision, calibration=calibration
-            )
+                module().eval(), folder, shape=shape, precision=self.target.precision, device=self.target.device,
+                calibration=calibration,
+            )  # fmt: skip
         return self.files[name]
 
     def _input(self, n: int) -> np.ndarray:
@@ -147,6 +159,16 @@ class RuntimeMeter:
         return self.rng.standard_normal(shape, dtype=np.float32)
 
 
-def _median(part: str, n: int, m: int, ratios: np.ndarray, reference_ms: np.ndarray) -> Point:
-    middle = float(np.median(reference_ms))
-    return Point(part=part, n=n, m=m, ratio=float(np.median(ratios)), reference_ms=middle, rounds=len(ratios))
+class Timed(NamedTuple):
+    """Of models beside the reference, in the same rounds."""
+
+    ratios: np.ndarray  # [models rounds]
+    reference_ms: np.ndarray  # [rounds]
+    disturbed: bool
+
+
+def _median(part: str, n: int, m: int, ratios: np.ndarray, timed: Timed) -> Point:
+    return Point(
+        part=part, n=n, m=m, ratio=float(np.median(ratios)), reference_ms=float(np.median(timed.reference_ms)),
+        rounds=len(ratios), disturbed=timed.disturbed,
+    )  # fmt: skip

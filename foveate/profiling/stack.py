@@ -76,7 +76,7 @@ class Reductions(nn.Module):
         f = describe(model)
         # Any legal steps make the adapter ready to reduce in these blocks; the counts, from any n, are put in here.
         steps = [Step(block=b, method=method, tokens=f.tokens - 1 - b) for b in self.cuts] if method else []
-        self.reduced, self.method = adapt(model, steps).eval().settled(), method
+        self.reduced, self.method = adapt(model, steps).eval().for_inference(), method
         self.reduced.schedule = Schedule.cut(f.tokens, f.depth, self.cuts, f.prefix)
         rope, memory = _beside(self.reduced)
         self.register_buffer("rope", rope)

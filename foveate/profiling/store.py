@@ -15,16 +15,18 @@ from typing import Any, Self
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 PATIENCE = 30.0  # seconds to wait for another process that holds the file
 TABLES = """
 CREATE TABLE IF NOT EXISTS points (
     key TEXT, part TEXT, n INTEGER, m INTEGER, ratio REAL, reference_ms REAL, rounds INTEGER,
+    disturbed INTEGER,
     PRIMARY KEY (key, part, n, m)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, written REAL, profile TEXT);
 """
-Row = tuple[str, int, int, float, float, int]  # part, n, m, ratio to the reference, the reference's ms, rounds
+# part, n, m, ratio to the reference, the reference's ms, rounds, and 1 where others worked meanwhile
+Row = tuple[str, int, int, float, float, int, int]
 
 
 def cache_folder() -> Path:
@@ -61,12 +63,12 @@ class Store:
 
     def points(self, key: str) -> list[Row]:
         """Everything measured for `key`, in order."""
-        query = "SELECT part, n, m, ratio, reference_ms, rounds FROM points WHERE key = ? ORDER BY part, n, m"
-        return self._do(query, [(key,)])
+        columns = "part, n, m, ratio, reference_ms, rounds, disturbed"
+        return self._do(f"SELECT {columns} FROM points WHERE key = ? ORDER BY part, n, m", [(key,)])
 
     def add(self, key: str, rows: Iterable[Row]) -> None:
         """Write points at once, or none of them; a point measured again replaces the older one."""
-        self._do("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?)", [(key, *row) for row in rows])
+        self._do("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(key, *row) for row in rows])
 
     def finished(self, key: str) -> str | None:
         """The profile last written for `key`, or None."""

@@ -7,27 +7,38 @@ import importlib.util
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from foveate.errors import InputError, NotAvailable, one_of
 from foveate.registry import Registry
+from foveate.target import PRECISIONS, Target
 
 if TYPE_CHECKING:
     from torch import nn
 
-PRECISIONS = ("fp32", "bf16", "int8")
+DEVICE = Target().device
 Shape = tuple[int | None, ...]  # None: a dimension left open
 
 
 class Runner:
-    """A loaded model: float32 array of the model's shape in, float32 array out."""
+    """A loaded model: float32 array of the model's shape in, float32 array out.
 
-    def __init__(self, call: Callable[[np.ndarray], np.ndarray], shape: Shape) -> None:
+    A call takes its input from the host and is over when its answer is there: copies and waiting for a device included.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[np.ndarray], np.ndarray],
+        shape: Shape,
+        resident: Callable[[np.ndarray], Callable[[], object]] | None = None,
+    ) -> None:
+        """`resident` makes ready to run on an input without copying it, where input and output live on a device."""
         self._call = call
+        self._resident = resident
         self.shape = shape
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -36,11 +47,22 @@ class Runner:
         Raises:
             InputError: where `x` has another shape or type than the model takes.
         """
+        return self._call(self._checked(x))
+
+    def resident(self, x: np.ndarray) -> Callable[[], object]:
+        """A call that runs the model on `x`, which lies where the model runs already, and waits; for timing alone.
+
+        Where the model runs on the host this is the plain call. Inputs of one shape share their place: the last counts.
+        """
+        x = self._checked(x)
+        return partial(self._call, x) if self._resident is None else self._resident(x)
+
+    def _checked(self, x: np.ndarray) -> np.ndarray:
         if x.dtype != np.float32:
             raise InputError(f"the input is {x.dtype}; this model takes float32")
         if not fits(x.shape, self.shape):
             raise InputError(f"the input has shape {x.shape}; this model takes {show(self.shape)}")
-        return self._call(np.ascontiguousarray(x))
+        return np.ascontiguousarray(x)
 
 
 class Runtime(ABC):
@@ -50,45 +72,62 @@ class Runtime(ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("fp32",)  # precisions it knows, usable here or not
+    devices: ClassVar[tuple[str, ...]] = (DEVICE,)  # kinds of device it knows, present here or not
     packages: ClassVar[tuple[str, ...]] = ()  # distributions whose versions belong to every figure
     suffix: ClassVar[str]  # of the main file
 
     @classmethod
     @abstractmethod
-    def _why_not(cls, precision: str) -> str | None:
-        """Why `precision`, one of `kinds`, cannot be built and run on this machine; None where it can."""
+    def _why_not(cls, precision: str, device: str) -> str | None:
+        """Why `precision`, one of `kinds`, cannot be built and run on `device`, one of `devices`, of this machine;
+        None where it can."""
 
     @classmethod
     @abstractmethod
     def _build(
-        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, calibration: np.ndarray | None
-    ) -> None:
+        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, device: str,
+        calibration: np.ndarray | None,
+    ) -> None:  # fmt: skip
         """Write the main file `target`, and any other beside it, into a scratch folder that holds nothing else."""
 
     @classmethod
     @abstractmethod
-    def _load(cls, path: Path, *, precision: str, threads: int, shape: tuple[int, ...] | None) -> Runner: ...
+    def _load(
+        cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None
+    ) -> Runner: ...
 
     @classmethod  # noqa: B027  (most have nothing to do)
     def serve(cls, threads: int) -> None:
         """Called once, first, in a process that will hold models of this runtime alone."""
 
     @classmethod
-    def why_not(cls, precision: str | None = None) -> str | None:
-        """None where this runtime (in `precision`) can be used on this machine, else the reason in one line."""
-        if precision is None:
-            reasons = [cls._why_not(p) for p in cls.kinds]
-            return None if None in reasons else reasons[0]
-        if precision not in PRECISIONS:
-            raise one_of("precision", precision, PRECISIONS)
-        if precision not in cls.kinds:
-            return f"{RUNTIMES.name_of(cls)} has no {precision} here; it has {', '.join(cls.kinds)}"
-        return cls._why_not(precision)
+    def device_facts(cls, device: str) -> dict[str, Any]:
+        """What a process that runs models on `device` can say of it: its name, the memory taken there."""
+        return {}
 
     @classmethod
-    def precisions(cls) -> tuple[str, ...]:
-        """The precisions that can be built and run on this machine."""
-        return tuple(p for p in cls.kinds if cls.why_not(p) is None)
+    def why_not(cls, precision: str | None = None, device: str = DEVICE) -> str | None:
+        """None where this runtime (in `precision`) can be used on `device` of this machine, else why, in one line.
+
+        Raises:
+            InputError: for a precision or a device that there is nowhere.
+        """
+        kind = Target.of(device=device).kind
+        if precision is not None and precision not in PRECISIONS:
+            raise one_of("precision", precision, PRECISIONS)
+        if kind not in cls.devices:
+            return f"{RUNTIMES.name_of(cls)} has no {kind}; it has {', '.join(cls.devices)}"
+        if precision is None:
+            reasons = [cls._why_not(p, device) for p in cls.kinds]
+            return None if None in reasons else reasons[0]
+        if precision not in cls.kinds:
+            return f"{RUNTIMES.name_of(cls)} has no {precision} here; it has {', '.join(cls.kinds)}"
+        return cls._why_not(precision, device)
+
+    @classmethod
+    def precisions(cls, device: str = DEVICE) -> tuple[str, ...]:
+        """The precisions that can be built and run on `device` of this machine."""
+        return tuple(p for p in cls.kinds if cls.why_not(p, device) is None)
 
     @classmethod
     def build(
@@ -98,6 +137,7 @@ class Runtime(ABC):
         *,
         shape: Shape,
         precision: str,
+        device: str = DEVICE,
         calibration: np.ndarray | None = None,
     ) -> Path:
         """Write what is deployed into `folder`; nothing appears there until all of it is whole.
@@ -105,6 +145,7 @@ class Runtime(ABC):
         Args:
             model: one float32 tensor in, one out; on the CPU, in evaluation mode. It is left as it was.
             shape: of the input; None leaves a dimension open (`load` may fix it then).
+            device: where it will run. A file may be good for one kind of device alone.
             calibration: float32 [S ...] inputs, needed for int8.
 
         Returns:
@@ -114,12 +155,14 @@ class Runtime(ABC):
             NotAvailable: where this machine cannot; InputError: for a wrong argument or a folder that is not writable.
         """
         name = RUNTIMES.name_of(cls)
-        if (reason := cls.why_not(precision)) is not None:
+        if (reason := cls.why_not(precision, device)) is not None:
             raise NotAvailable(f"cannot build {name} {precision}: {reason}")
         if model.training:
             raise InputError("the model is in training mode; call its eval() first")
         if any(p.device.type != "cpu" for p in model.parameters()):
-            raise InputError(f"the model is not on the CPU, where {name} runs here; move it there first")
+            raise InputError(
+                "the model is not on the CPU, where building starts whatever it will run on; move it there"
+            )
         if not shape or any(n is not None and n < 1 for n in shape):
             raise InputError(f"shape {shape} is not one; give positive sizes, or None for an open one")
         if precision == "int8":
@@ -131,7 +174,7 @@ class Runtime(ABC):
                 out = Path(scratch) / "out"
                 out.mkdir()
                 part = out / f"{name}-{precision}{cls.suffix}"
-                cls._build(model, part, shape=shape, precision=precision, calibration=calibration)
+                cls._build(model, part, shape=shape, precision=precision, device=device, calibration=calibration)
                 for file in sorted(out.iterdir(), key=lambda f: f == part):  # the main file last
                     file.replace(folder / file.name)
         except OSError as e:
@@ -139,11 +182,20 @@ class Runtime(ABC):
         return folder / part.name
 
     @classmethod
-    def load(cls, path: Path, *, precision: str, threads: int, shape: tuple[int, ...] | None = None) -> Runner:
+    def load(
+        cls,
+        path: Path,
+        *,
+        precision: str,
+        threads: int,
+        device: str = DEVICE,
+        shape: tuple[int, ...] | None = None,
+    ) -> Runner:
         """Load what `build` wrote, here or on another machine.
 
         Args:
             threads: CPU threads. The torch runtimes set it for the whole process.
+            device: where to run it; of the kind that it was built for.
             shape: fixes open dimensions, and is checked against the others.
 
         Raises:
@@ -152,14 +204,14 @@ class Runtime(ABC):
         """
         name, path = RUNTIMES.name_of(cls), Path(path)
         # Running int8 needs less than making it.
-        if (reason := cls.why_not(None if precision == "int8" else precision)) is not None:
+        if (reason := cls.why_not(None if precision == "int8" else precision, device)) is not None:
             raise NotAvailable(f"cannot run {name} {precision}: {reason}")
         if threads < 1:
             raise InputError(f"threads must be at least 1; got {threads}")
         if not path.is_file():
             raise InputError(f"cannot read {path}: no such file")
         try:
-            runner = cls._load(path, precision=precision, threads=threads, shape=shape)
+            runner = cls._load(path, precision=precision, threads=threads, device=device, shape=shape)
         except (InputError, MemoryError):
             raise
         except Exception as e:  # every runtime has its own classes of errors

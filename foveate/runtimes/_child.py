@@ -1,4 +1,4 @@
-"""The other end of `worker.Worker`: `python -m foveate.runtimes._child RUNTIME MODULE THREADS`, fed over its pipes.
+"""The other end of `worker.Worker`: `python -m foveate.runtimes._child RUNTIME MODULE THREADS DEVICE`, fed over pipes.
 
 It imports what its runtime needs and nothing else. A thread reads the requests, and so notices at once, even in the
 middle of a run, when the parent is gone.
@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -26,8 +27,8 @@ SETTLE_S, IDLE_S = 0.05, 0.05
 
 
 class Child:
-    def __init__(self, runtime: str, threads: int) -> None:
-        self.name, self.runtime, self.threads = runtime, RUNTIMES[runtime], threads
+    def __init__(self, runtime: str, threads: int, device: str) -> None:
+        self.name, self.runtime, self.threads, self.device = runtime, RUNTIMES[runtime], threads, device
         self.models: dict[str, Runner] = {}
         self.quiet: dict[str, float] | None = None
         self.serving = False
@@ -38,7 +39,9 @@ class Child:
             self.serving = True
         fixed = None if shape is None else tuple(shape)
         self.models.pop(key, None)
-        self.models[key] = self.runtime.load(Path(path), precision=precision, threads=self.threads, shape=fixed)
+        self.models[key] = self.runtime.load(
+            Path(path), precision=precision, threads=self.threads, device=self.device, shape=fixed
+        )
 
     def drop(self, *, key: str) -> None:
         self.model(key)
@@ -48,12 +51,18 @@ class Child:
     def run(self, x: np.ndarray, *, key: str) -> np.ndarray:
         return self.model(key)(x)
 
-    def time(self, *x: np.ndarray, keys: list[str], rounds: int, warmup: int, seed: int) -> np.ndarray:
+    def time(
+        self, *x: np.ndarray, keys: list[str], rounds: int, warmup: int, seed: int, resident: list[bool]
+    ) -> np.ndarray:
         models = [self.model(k) for k in keys]
+        calls = [
+            model.resident(one) if there else partial(model, one)
+            for model, one, there in zip(models, x, resident, strict=True)
+        ]
         idle = idle_cores()
         for _ in range(warmup):
-            for model, one in zip(models, x, strict=True):
-                model(one)
+            for call in calls:
+                call()
         times = np.empty((len(keys), rounds))
         order = np.random.default_rng(seed)
         others = OtherLoad()
@@ -63,26 +72,28 @@ class Child:
             for r in range(rounds):
                 for i in order.permutation(len(keys)):
                     start = time.perf_counter_ns()
-                    models[i](x[i])
+                    calls[i]()
                     times[i, r] = time.perf_counter_ns() - start
         finally:
             gc.enable()
-        self.quiet = {"idle_cores": idle, "other_cores": others.cores()}
+        self.quiet = {"idle_cores": idle, "other_cores": others.cores(), "seconds": others.seconds()}
         return times / 1e6
 
     def facts(self) -> dict[str, Any]:
         return {
             "runtime": self.name,
             "threads": self.threads,
+            "device": self.device,
             "versions": {p: metadata.version(p) for p in self.runtime.packages},
             "pid": os.getpid(),
             "peak_rss_bytes": peak_rss_bytes(),
             "quiet": self.quiet,
+            **self.runtime.device_facts(self.device),
         }
 
     def convert(self, *calibration: np.ndarray, graph: str, target: str, precision: str) -> None:
         images = np.stack(calibration) if calibration else None
-        self.runtime.convert(Path(graph), Path(target), precision, images)  # type: ignore[attr-defined]
+        self.runtime.convert(Path(graph), Path(target), precision, images, self.device)  # type: ignore[attr-defined]
 
     def model(self, key: str) -> Runner:
         if key not in self.models:
@@ -99,6 +110,9 @@ class OtherLoad:
     def cores(self) -> float:
         (busy, own, wall), (busy0, own0, wall0) = self._read(), self.start
         return max(0.0, (busy - busy0) - (own - own0)) / max(wall - wall0, 1e-9)
+
+    def seconds(self) -> float:
+        return self._read()[2] - self.start[2]
 
     def _read(self) -> tuple[float, float, float]:
         try:
@@ -138,7 +152,7 @@ def answer(child: Child, header: dict[str, Any], arrays: list[np.ndarray]) -> tu
     return {} if result is None else {"facts": result}, []
 
 
-def main(runtime: str, module: str, threads: str) -> None:
+def main(runtime: str, module: str, threads: str, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What libraries print must not end up among the answers.
     pipe = os.fdopen(os.dup(1), "wb")
@@ -154,7 +168,7 @@ def main(runtime: str, module: str, threads: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     import_module(module)
-    child = Child(runtime, int(threads))
+    child = Child(runtime, int(threads), device)
     while True:
         send(cast(BinaryIO, pipe), *answer(child, *requests.get()))
 

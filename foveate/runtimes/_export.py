@@ -12,29 +12,41 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.errors import NotAvailable
 from foveate.runtimes._base import Shape, missing
+from foveate.target import Target
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from torch import nn
     from torch.export import ExportedProgram
 
 INPUT, OUTPUT = "x", "y"
 OPSET = 20  # has GELU as one operator; the attention operator of 23 does not take our masks in every runtime
+HALVES = {"bf16": "bfloat16", "fp16": "float16"}  # torch's names
 TALKERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
 def program(model: "nn.Module", shape: Shape, precision: str = "fp32") -> "ExportedProgram":
-    """The model's graph as torch.export sees it; bf16 inside where asked, float32 at the borders always."""
+    """The model's graph as torch.export sees it; bf16 or fp16 inside where asked, float32 at the borders always."""
     import torch
 
-    model = getattr(model, "settled", lambda: model)()
-    if precision == "bf16":
-        model = _in_bf16(model)
+    model = getattr(model, "for_inference", lambda: model)()
+    if precision in HALVES:
+        model = _in_half(model, getattr(torch, HALVES[precision]))
     # An example no open size of which is 0 or 1: those two would be taken for constants.
     example = torch.zeros([7 + i if n is None else n for i, n in enumerate(shape)])
     open_dims = {i: torch.export.Dim(dim_name(i), min=2) for i, n in enumerate(shape) if n is None}
     with quiet(), torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=(open_dims or None,), strict=False)
+
+
+def moved(exported: "ExportedProgram", where: Target) -> "ExportedProgram":
+    """The program with its weights and constants, and all that is made inside, on the GPU `where`."""
+    from torch.export.passes import move_to_device_pass
+
+    from foveate.runtimes._torch import gpu
+
+    return move_to_device_pass(exported, gpu(where))
 
 
 def onnx_file(model: "nn.Module", shape: Shape, path: Path) -> Path:
@@ -167,16 +179,15 @@ def quiet() -> Iterator[None]:
                 l.setLevel(level)
 
 
-def _in_bf16(model: "nn.Module") -> "nn.Module":
-    import torch
-    from torch import nn
+def _in_half(model: "nn.Module", dtype: "torch.dtype") -> "nn.Module":
+    from torch import Tensor, nn
 
-    class InBf16(nn.Module):
+    class InHalf(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = copy.deepcopy(model).to(torch.bfloat16)
+            self.model = copy.deepcopy(model).to(dtype)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.model(x.to(torch.bfloat16)).float()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x.to(dtype)).float()
 
-    return InBf16().eval()
+    return InHalf().eval()

@@ -1,11 +1,16 @@
-"""Plain torch: the file is a `torch.export` program, run operator by operator."""
+"""Plain torch: the file is a `torch.export` program, run operator by operator; on a GPU replayed as a CUDA graph.
+
+The file is the same for every device: weights, constants and what is made inside are moved when it is loaded.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foveate.runtimes._base import RUNTIMES, Runner, Runtime, Shape, missing, no_bf16
+from foveate.runtimes import _torch
+from foveate.runtimes._base import RUNTIMES, Runner, Runtime, Shape
+from foveate.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,18 +18,24 @@ if TYPE_CHECKING:
 
 @RUNTIMES.register("eager")
 class Eager(Runtime):
-    kinds = ("fp32", "bf16")
+    kinds = ("fp32", "bf16", "fp16")
+    devices = ("cpu", "cuda")
     packages = ("torch",)
     suffix = ".pt2"
 
     @classmethod
-    def _why_not(cls, precision: str) -> str | None:
-        return missing("torch") or (no_bf16() if precision == "bf16" else None)
+    def _why_not(cls, precision: str, device: str) -> str | None:
+        return _torch.why_not(precision, device)
+
+    @classmethod
+    def device_facts(cls, device: str) -> dict[str, Any]:
+        return _torch.device_facts(device)
 
     @classmethod
     def _build(
-        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, calibration: np.ndarray | None
-    ) -> None:
+        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, device: str,
+        calibration: np.ndarray | None,
+    ) -> None:  # fmt: skip
         import torch
 
         from foveate.runtimes._export import program, quiet
@@ -34,25 +45,17 @@ class Eager(Runtime):
             torch.export.save(exported, target)
 
     @classmethod
-    def _load(cls, path: Path, *, precision: str, threads: int, shape: tuple[int, ...] | None) -> Runner:
+    def _load(cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None) -> Runner:
         import torch
 
-        from foveate.runtimes._export import input_shape, quiet
+        from foveate.runtimes._export import input_shape, moved, quiet
 
         torch.set_num_threads(threads)
+        where = Target(device=device)
         with quiet():
             exported = torch.export.load(path)
+            takes = input_shape(exported)
+            if where.kind == "cuda":
+                exported = moved(exported, where)
             module = exported.module(check_guards=False)  # `Runner` checks shapes, once and in words
-
-        @torch.inference_mode()
-        def call(x: np.ndarray) -> np.ndarray:
-            return module(as_tensor(x)).numpy()
-
-        return Runner(call, input_shape(exported))
-
-
-def as_tensor(x: np.ndarray):  # type: ignore[no-untyped-def]
-    """Shares memory; a read-only array is copied, since torch has no read-only tensors."""
-    import torch
-
-    return torch.from_numpy(x if x.flags.writeable else x.copy())
+        return _torch.runner(module, takes, where)

@@ -24,7 +24,7 @@ class OnnxRuntime(Runtime):
     _pool: int | None = None  # threads of the pool that all sessions of this process share, if they do
 
     @classmethod
-    def _why_not(cls, precision: str) -> str | None:
+    def _why_not(cls, precision: str, device: str) -> str | None:
         return missing("onnxruntime")
 
     @classmethod
@@ -37,15 +37,16 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def _build(
-        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, calibration: np.ndarray | None
-    ) -> None:
+        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, device: str,
+        calibration: np.ndarray | None,
+    ) -> None:  # fmt: skip
         from foveate.runtimes._export import onnx_file
 
         graph = onnx_file(model, shape, target.parent.parent / "graph.onnx")
         convert("onnxruntime", graph, target, precision, calibration, shape[0] or 1)
 
     @classmethod
-    def convert(cls, graph: Path, target: Path, precision: str, calibration: np.ndarray | None) -> None:
+    def convert(cls, graph: Path, target: Path, precision: str, calibration: np.ndarray | None, device: str) -> None:
         """`calibration` [batches batch ...]."""
         import onnx
 
@@ -58,7 +59,7 @@ class OnnxRuntime(Runtime):
         onnx.save(model, target, save_as_external_data=big, location=f"{target.name}.data" if big else None)
 
     @classmethod
-    def _load(cls, path: Path, *, precision: str, threads: int, shape: tuple[int, ...] | None) -> Runner:
+    def _load(cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None) -> Runner:
         import onnxruntime as ort
 
         from foveate.runtimes._export import INPUT, OUTPUT, dim_name

@@ -25,7 +25,7 @@ class OpenVino(Runtime):
     suffix = ".xml"
 
     @classmethod
-    def _why_not(cls, precision: str) -> str | None:
+    def _why_not(cls, precision: str, device: str) -> str | None:
         if (reason := missing("openvino")) is not None:
             return reason
         if precision == "bf16" and "BF16" not in _capabilities():
@@ -36,15 +36,16 @@ class OpenVino(Runtime):
 
     @classmethod
     def _build(
-        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, calibration: np.ndarray | None
-    ) -> None:
+        cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, device: str,
+        calibration: np.ndarray | None,
+    ) -> None:  # fmt: skip
         from foveate.runtimes._export import onnx_file
 
         graph = onnx_file(model, shape, target.parent.parent / "graph.onnx")
         convert("openvino", graph, target, precision, calibration, shape[0] or 1)
 
     @classmethod
-    def convert(cls, graph: Path, target: Path, precision: str, calibration: np.ndarray | None) -> None:
+    def convert(cls, graph: Path, target: Path, precision: str, calibration: np.ndarray | None, device: str) -> None:
         """`calibration` [batches batch ...]."""
         ov = _openvino()
         model = ov.Core().read_model(graph)
@@ -54,7 +55,7 @@ class OpenVino(Runtime):
         ov.save_model(model, target, compress_to_fp16=False)
 
     @classmethod
-    def _load(cls, path: Path, *, precision: str, threads: int, shape: tuple[int, ...] | None) -> Runner:
+    def _load(cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None) -> Runner:
         ov = _openvino()
         core = ov.Core()
         model = core.read_model(path)

@@ -18,7 +18,7 @@ import numpy as np
 
 from foveate import errors
 from foveate.errors import InputError, NotAvailable
-from foveate.runtimes._base import RUNTIMES, batches
+from foveate.runtimes._base import DEVICE, RUNTIMES, batches
 from foveate.runtimes._pipe import receive, send
 
 
@@ -33,9 +33,9 @@ class Worker:
     `RuntimeError`.
     """
 
-    def __init__(self, runtime: str, threads: int) -> None:
+    def __init__(self, runtime: str, threads: int, device: str = DEVICE) -> None:
         cls = RUNTIMES[runtime]
-        if (reason := cls.why_not()) is not None:
+        if (reason := cls.why_not(device=device)) is not None:
             raise NotAvailable(f"cannot run {runtime}: {reason}")
         if threads < 1:
             raise InputError(f"threads must be at least 1; got {threads}")
@@ -43,7 +43,7 @@ class Worker:
             raise InputError(
                 f"runtime {runtime!r} is defined in __main__; define it in a module, so that a process can"
             )
-        self.runtime, self.threads = runtime, threads
+        self.runtime, self.threads, self.device = runtime, threads, device
         self._module = cls.__module__
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,8 +51,9 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()
         # The same modules as here, and no others: -P keeps the current folder's files from standing in for them.
         env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        what = [self.runtime, self._module, str(self.threads), self.device]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "foveate.runtimes._child", self.runtime, self._module, str(self.threads)],
+            [sys.executable, "-P", "-m", "foveate.runtimes._child", *what],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -95,21 +96,34 @@ class Worker:
         return np.concatenate(parts)[: len(x)]
 
     def time(
-        self, keys: Sequence[str], x: Sequence[np.ndarray], *, rounds: int, warmup: int = 3, seed: int = 0
+        self,
+        keys: Sequence[str],
+        x: Sequence[np.ndarray],
+        *,
+        rounds: int,
+        warmup: int = 3,
+        seed: int = 0,
+        resident: bool | Sequence[bool] = False,
     ) -> np.ndarray:
         """Latencies in ms, [len(keys) rounds]: in every round each model runs once, in an order drawn anew.
 
         `x` holds one whole input (batch included) for each key. `facts()["quiet"]` says then how quiet it was.
+        A run takes its input from the host, and is over when its answer is there. `resident` (of all, or of each key):
+        input and output lie on the device, and it is over when the device is done; the same where that is the host.
         """
         if len(keys) != len(x):
             raise InputError(f"{len(keys)} models and {len(x)} inputs; give one for each")
-        return self._ask("time", x, keys=list(keys), rounds=rounds, warmup=warmup, seed=seed)[1][0]
+        there = [resident] * len(keys) if isinstance(resident, bool) else list(resident)
+        asked = {"keys": list(keys), "rounds": rounds, "warmup": warmup, "seed": seed, "resident": there}
+        return self._ask("time", x, **asked)[1][0]
 
     def facts(self) -> dict[str, Any]:
-        """runtime, threads, versions, pid, peak_rss_bytes; quiet: what the last `time` noticed of other load, or None.
+        """runtime, threads, device, versions, pid, peak_rss_bytes; quiet: what the last `time` noticed of other load.
 
         quiet holds `idle_cores`: CPU this process burnt per second while it ought to have slept, just before timing
-        (a pool that spins); and `other_cores`: CPU that other processes used per second meanwhile.
+        (a pool that spins); `other_cores`: CPU that other processes used per second meanwhile (nan: unknown); and
+        `seconds`: how long that was. It is None before the first `time`.
+        Of a GPU also `name`, `capability`, `cuda`, `driver`, and `allocated_bytes` and `peak_allocated_bytes` on it.
         """
         return self._ask("facts")[0]["facts"]
 
@@ -138,9 +152,15 @@ class Worker:
 
 
 def convert(
-    runtime: str, graph: Path, target: Path, precision: str, calibration: np.ndarray | None = None, batch: int = 1
+    runtime: str,
+    graph: Path,
+    target: Path,
+    precision: str,
+    calibration: np.ndarray | None = None,
+    batch: int = 1,
+    device: str = DEVICE,
 ) -> None:
     """Have a process of its own make `target` from `graph`: converters take the weights' size several times over."""
-    with Worker(runtime, threads=os.cpu_count() or 1) as worker:
+    with Worker(runtime, threads=os.cpu_count() or 1, device=device) as worker:
         arrays = [] if precision != "int8" or calibration is None else list(batches(calibration, batch))
         worker._ask("convert", arrays, graph=str(graph.absolute()), target=str(target.absolute()), precision=precision)

@@ -12,8 +12,9 @@ from support.builds import IMAGE
 from torch import nn
 
 from foveate.errors import InputError, NotAvailable
-from foveate.runtimes import PRECISIONS, RUNTIMES, Runtime, Worker, _base, available, openvino, sharing_graphs
+from foveate.runtimes import RUNTIMES, Runtime, Worker, _base, available, openvino, sharing_graphs
 from foveate.runtimes._export import float_nodes, onnx_file, program
+from foveate.target import PRECISIONS
 
 ALL = [(name, p) for name, cls in RUNTIMES.items() for p in cls.kinds]
 # The compiler takes some 20 s a file, NNCF 10 s, importing torch in another process 3 to 8 s.
@@ -22,7 +23,7 @@ CASES = [
     pytest.param(*c, marks=pytest.mark.slow, id="-".join(c)) if c in SLOW else pytest.param(*c, id="-".join(c))
     for c in ALL
 ]
-FLOOR_DB = {"fp32": 90.0, "bf16": 25.0, "int8": 15.0}
+FLOOR_DB = {"fp32": 90.0, "bf16": 25.0, "fp16": 35.0, "int8": 15.0}
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
@@ -32,7 +33,7 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
 
 def check_laws(runtime: str, path: Path, precision: str, images: np.ndarray, expected: np.ndarray) -> None:
     """In a fresh process: the model's numbers, float32 at both ends, batches cut right, wrong input named."""
-    with Worker(runtime, threads=1) as worker:
+    with Worker(runtime, threads=1, device="cpu") as worker:
         worker.load("m", path, precision=precision)
         out = worker.run("m", images, batch=1)
         assert out.dtype == np.float32 and out.shape == expected.shape
@@ -52,7 +53,8 @@ def check_laws(runtime: str, path: Path, precision: str, images: np.ndarray, exp
         facts = worker.facts()
         assert facts["runtime"] == runtime and facts["threads"] == 1 and facts["peak_rss_bytes"] > 1e6
         assert set(facts["versions"]) == set(RUNTIMES[runtime].packages)
-        assert set(facts["quiet"]) == {"idle_cores", "other_cores"}
+        assert set(facts["quiet"]) == {"idle_cores", "other_cores", "seconds"} and facts["device"] == "cpu"
+        assert worker.time(["m"], [images[:1]], rounds=2, resident=True).shape == (1, 2)
 
 
 @pytest.mark.parametrize(("runtime", "precision"), CASES)
@@ -145,12 +147,14 @@ def test_int8_products_are_integer_ones_in_onnxruntime(built):
     assert kinds.count("MatMulIntegerToFloat") == 6 and kinds.count("QGemm") == 1
 
 
-def test_the_graph_is_bf16_inside_and_float32_at_the_borders(model):
-    graph = program(model, (1, *IMAGE), "bf16")
+@pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_graph_is_half_inside_and_float32_at_the_borders(model, images, expected, precision, dtype):
+    graph = program(model, (1, *IMAGE), precision)
     with torch.no_grad():
-        assert graph.module()(torch.zeros(1, *IMAGE)).dtype == torch.float32
+        out = graph.module()(torch.from_numpy(images[:1]))
+    assert out.dtype == torch.float32 and sqnr_db(expected[:1], out.numpy()) >= FLOOR_DB[precision]
     linear = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
-    assert {n.meta["val"].dtype for n in linear} == {torch.bfloat16}
+    assert {n.meta["val"].dtype for n in linear} == {dtype}
 
 
 # Not available, and wrong arguments
@@ -172,8 +176,9 @@ def test_a_missing_package_is_a_reason(runtime, package, monkeypatch, tmp_path, 
 
 
 def test_why_not_is_none_here_for_what_the_package_depends_on():
-    assert all(available()[name]["fp32"] is None for name in ("eager", "onnxruntime", "openvino"))
-    assert list(available()["openvino"]) == ["fp32", "bf16", "int8"]
+    found = available()
+    assert all(found[name]["cpu"]["fp32"] is None for name in ("eager", "onnxruntime", "openvino"))
+    assert list(found["openvino"]["cpu"]) == ["fp32", "bf16", "int8"] and list(found["eager"]) == ["cpu", "cuda"]
 
 
 def test_what_else_can_be_missing(monkeypatch):

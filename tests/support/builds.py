@@ -12,18 +12,18 @@ class Plugin(Runtime):
     suffix = ".main"
 
     @classmethod
-    def _why_not(cls, precision):
+    def _why_not(cls, precision, device):
         return None
 
     @classmethod
-    def _build(cls, model, target, *, shape, precision, calibration):
+    def _build(cls, model, target, *, shape, precision, device, calibration):
         from foveate.runtimes._export import onnx_file
         target.with_suffix(".shape").write_text(repr(shape))
         graph = onnx_file(model, shape, target.with_suffix(".onnx"))
         target.write_text(str(graph))
 
     @classmethod
-    def _load(cls, path, *, precision, threads, shape):
+    def _load(cls, path, *, precision, threads, device, shape):
         import onnxruntime as ort
         session = ort.InferenceSession(path.read_text())
         return Runner(lambda x: session.run(None, {"x": x})[0], eval(path.with_suffix(".shape").read_text()))
@@ -33,7 +33,7 @@ class Spinning(Plugin):
     """Its loading starts a thread that never rests, as a pool may."""
 
     @classmethod
-    def _load(cls, path, *, precision, threads, shape):
+    def _load(cls, path, *, precision, threads, device, shape):
         def spin():
             while True:
                 np.sort(np.zeros(100_000))  # lets go of the lock
@@ -43,7 +43,7 @@ class Spinning(Plugin):
 @RUNTIMES.register("dying")
 class Dying(Plugin):
     @classmethod
-    def _load(cls, path, *, precision, threads, shape):
+    def _load(cls, path, *, precision, threads, device, shape):
         import os, sys
         def die(x):
             print("a library's last words", file=sys.stderr, flush=True)
