@@ -65,7 +65,8 @@ def test_facts_are_what_the_model_does(variant):
     model = make(variant)
     facts, seen = describe(model), []
     trunk(model).blocks[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
-    assert model(IMAGE).shape[:2] == (3, facts.classes)
+    shapes = {"classes": (3, facts.classes), "embedding": (3, facts.last_width), "masks": (3, facts.classes, 64, 64)}
+    assert model(IMAGE).shape == shapes[facts.outputs]
     assert seen[0] == (3, facts.tokens, facts.width)
     assert facts.patches == facts.grid[0] * facts.grid[1]
     assert facts.depth == 3
@@ -114,7 +115,7 @@ def test_copies_saves_and_trains(method, variant):
     want = reduced(IMAGE)
 
     # The caller's model is as it was, and its memory is shared.
-    classes = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ViTTM", "IRET", "Segmenter")
+    classes = ("VisionTransformer", "VisionTransformerDistilled", "Eva", "ViTTM", "IRET", "Segmenter", "DenseViT")
     assert type(model).__name__ in classes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert {k: v.data_ptr() for k, v in model.state_dict().items()} == before
@@ -126,16 +127,16 @@ def test_copies_saves_and_trains(method, variant):
     other.load_state_dict(reduced.state_dict())
     torch.testing.assert_close(other(IMAGE), want)
 
+    torch.testing.assert_close(copy.deepcopy(reduced)(IMAGE), want)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(reduced))(IMAGE), want)
+    torch.save(reduced, buffer := io.BytesIO())
+    buffer.seek(0)
+    torch.testing.assert_close(torch.load(buffer, weights_only=False)(IMAGE), want)
+
     answers = reduced.train()(IMAGE)  # ViTTM's are two while it trains
     torch.stack(answers).sum().backward() if isinstance(answers, tuple) else answers.sum().backward()
     assert not [name for name, p in reduced.named_parameters() if p.grad is None]
     assert [name for name, p in model.named_parameters() if p.grad is not None]  # the same parameters
-
-    torch.testing.assert_close(copy.deepcopy(reduced).eval()(IMAGE), want)
-    torch.testing.assert_close(pickle.loads(pickle.dumps(reduced)).eval()(IMAGE), want)
-    torch.save(reduced, buffer := io.BytesIO())
-    buffer.seek(0)
-    torch.testing.assert_close(torch.load(buffer, weights_only=False).eval()(IMAGE), want)
 
 
 @pytest.mark.parametrize(("method", "variant"), pairs(1))
@@ -153,6 +154,8 @@ def test_exports(method, variant):
     [
         pytest.param("tome", "dinov2_reg4"),
         pytest.param("topk", "dinov3"),
+        pytest.param("pitome", "segmenter_vittm", marks=pytest.mark.slow),
+        pytest.param("tome", "dense_dinov2", marks=pytest.mark.slow),
         *(
             pytest.param(m, v, marks=pytest.mark.slow)
             for m in sorted(METHODS)

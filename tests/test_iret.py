@@ -299,14 +299,14 @@ def test_what_is_folded_answers_as_before(options):
         for p in (*model.lifting.parameters(), *model.admit.parameters()):
             p.add_(0.1 * torch.randn_like(p))
     reduced = adapt(model, steps_of(model, Counts(keep=(9, 5), focus=(4, 5)))).eval()
-    settled = reduced.settled()
-    torch.testing.assert_close(settled(x), reduced(x), rtol=1e-4, atol=1e-5)
-    assert settled.trunk.fold is not None and settled.settled() is settled and reduced.trunk.fold is None
+    deployed = reduced.for_inference()
+    torch.testing.assert_close(deployed(x), reduced(x), rtol=1e-4, atol=1e-5)
+    assert deployed.trunk.fold is not None and deployed.for_inference() is deployed and reduced.trunk.fold is None
     assert (
-        not set(settled.state_dict()) - set(reduced.state_dict()) - {k for k in settled.state_dict() if ".fold." in k}
+        not set(deployed.state_dict()) - set(reduced.state_dict()) - {k for k in deployed.state_dict() if ".fold." in k}
     )
     bent = adapt(from_vit(vit(), transitions=(1, 3), hidden=6).eval(), [])
-    assert bent.settled() is bent
+    assert bent.for_inference() is bent
 
 
 def test_behind_the_last_decision_a_token_is_a_vits():

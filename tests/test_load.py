@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from foveate.adapters import describe
 from foveate.errors import InputError, NotAvailable
 from foveate.loading import bundled, hub
 from foveate.loading import weights as weights_module
@@ -147,6 +148,15 @@ def test_bundled_weights_load_or_say_what_is_missing(monkeypatch, tmp_path):
         (NAME, {"speed": 3}, f"cannot build {NAME} with speed=3: .*unexpected keyword argument 'speed'"),
         (NAME, {"num_heads": 5}, f"cannot build {NAME} with num_heads=5"),
         (NAME, {"global_pool": "max"}, "pooling 'max' is not supported"),
+        (NAME, {"num_classes": 2.5}, "num_classes=2.5; allowed: a whole number"),
+        (NAME, {"num_classes": -1}, "num_classes=-1; allowed: a whole number"),
+        (NAME, {"num_classes": True}, "num_classes=True; allowed: a whole number"),
+        (NAME, {"depth": 0}, "the model has no blocks"),
+        (NAME, {"embed_dim": "wide"}, f"cannot build {NAME} with embed_dim=wide"),
+        (NAME, {"global_pool": ""}, "global_pool is '', which gives tokens and no answer; allowed: token, avg, map"),
+        (NAME, {"checkpoint_path": "secret.pth"}, "checkpoint_path is timm's own; allowed: arguments of the model"),
+        ("segmenter_vit_tiny_patch16_512", {"num_classes": 0}, "num_classes is 0 in a Segmenter; allowed: 1 or more"),
+        ("iret_residual_tiny_patch16_224", {"num_classes": 0}, "num_classes is 0 in an IRET-style model"),
         (NAME, {"img_size": (32, 32)}, r"model option img_size=\(32, 32\); allowed"),
     ],
 )
@@ -247,6 +257,135 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "weights.h5").write_bytes(b"x")
     with pytest.raises(InputError, match=r"unknown type '\.h5'; allowed: \.safetensors"):
         load(NAME, weights=tmp_path / "weights.h5")
+
+
+# Files of a model that differs where it is plain what to do.
+def test_a_classifier_that_was_not_asked_for_is_left_out_and_said(file, state):
+    loaded = load(NAME, weights=file, num_classes=0, **SMALL)
+    assert loaded.outputs == "embedding" and loaded.classes is None and loaded.note is None
+    assert loaded.said == (f"{file}: left out, as the model has no classifier (num_classes=0): head.bias, head.weight",)
+    assert all(torch.equal(v, state[k]) for k, v in loaded.model.state_dict().items())
+    assert load(NAME, weights=file, **SMALL).said == ()
+    assert load(NAME, weights=file, **SMALL, **{"num_classes": 8}).outputs == "classes"
+
+
+def test_both_classifiers_of_a_distilled_model_are(tmp_path):
+    name = "deit_tiny_distilled_patch16_224"
+    torch.manual_seed(0)
+    path = saved(tmp_path, timm.create_model(name, **EIGHT).state_dict())
+    (line,) = load(name, weights=path, num_classes=0, **SMALL).said
+    assert line.endswith("head.bias, head.weight, head_dist.bias, head_dist.weight")
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 0}, {}])
+def test_anything_else_too_many_is_refused(tmp_path, state, options):
+    """With a stray tensor beside them the classifier's stay unexpected; without a classifier, missing."""
+    del state["head.bias"]
+    if options:
+        state["stray"] = torch.zeros(1)
+    with pytest.raises(
+        InputError, match=r"2 unexpected \(head.weight, stray\)" if options else r"1 missing \(head.bias"
+    ):
+        load(NAME, weights=saved(tmp_path, state), **SMALL, **options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "options"), [(NAME, {}), ("vit_small_patch14_reg4_dinov2", {"num_classes": 8})])
+def test_positions_of_another_image_size_are_resampled_and_said(name, options, tmp_path):
+    torch.manual_seed(0)
+    large = timm.create_model(name, **{**EIGHT, **options, "img_size": 64, "patch_size": 16}).eval()
+    path = saved(tmp_path, large.state_dict())
+    loaded = load(name, weights=path, patch_size=16, **SMALL, **options)
+    assert loaded.said == (
+        f"{path}: pos_embed resampled from 4 x 4 patches to 2 x 2: the model takes 32 x 32 pixels, the file's took "
+        "64 x 64",
+    )
+    large.set_input_size(32)  # timm's own way
+    image = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(loaded.model(image), large(image))
+
+
+def test_positions_that_are_no_square_grid_are_not(tmp_path, state):
+    state["pos_embed"] = torch.zeros(1, 1 + 6, 32)
+    with pytest.raises(InputError, match=r"1 of another shape \(pos_embed \[1, 7, 32\] for \[1, 5, 32\]\)"):
+        load(NAME, weights=saved(tmp_path, state), **SMALL)
+
+
+def test_a_reference_builds_the_same_model_again(tmp_path):
+    """What a plan writes down of options is enough, though the file is of another model."""
+    torch.manual_seed(0)
+    path = saved(tmp_path, timm.create_model(NAME, **{**EIGHT, "img_size": 48}).state_dict())
+    first = load(NAME, weights=path, num_classes=0, **SMALL)
+    ref = type(first.ref).model_validate_json(first.ref.model_dump_json())
+    again = load(ref.name, weights=path, **ref.kwargs)
+    assert again.ref == ref and again.said == first.said and len(first.said) == 2
+
+
+def test_a_count_that_nothing_reads_may_be_missing(tmp_path):
+    name, options = "dense_vit_tiny_patch16_224", {**EIGHT, "channels": (8, 4)}
+    torch.manual_seed(0)
+    state = timm.create_model(name, **options).state_dict()
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    path = saved(tmp_path, state)
+    loaded = load(name, weights=path, channels=(8, 4), **SMALL)
+    assert loaded.outputs == "masks" and loaded.ref.kwargs["num_classes"] == 8
+    state.pop("decoder.bn1.running_mean")
+    with pytest.raises(InputError, match=r"1 missing \(decoder.bn1.running_mean\)"):
+        load(name, weights=saved(tmp_path, state), channels=(8, 4), **SMALL)
+
+
+# What a model answers with.
+@pytest.mark.parametrize(
+    ("name", "options", "outputs"),
+    [
+        (NAME, {}, "classes"),
+        (NAME, {"num_classes": 1}, "classes"),  # yes or no
+        (NAME, {"num_classes": 0}, "embedding"),
+        ("deit_tiny_distilled_patch16_224", {"num_classes": 0}, "embedding"),
+        ("vit_small_patch14_dinov2", {}, "embedding"),
+        ("vit_small_patch16_dinov3", {}, "embedding"),
+        ("vit_base_patch16_siglip_224", {}, "embedding"),
+        ("vit_base_patch16_siglip_gap_224", {}, "embedding"),
+        ("vit_base_patch16_clip_224.openai", {}, "embedding"),
+        ("vit_base_patch16_clip_224", {"num_classes": 512}, "embedding"),  # as a file's projection says
+        ("vit_base_patch16_clip_224.openai_ft_in1k", {}, "classes"),
+        ("vit_base_patch16_clip_224.openai", {"num_classes": 10}, "classes"),
+        ("eva02_base_patch16_clip_224", {}, "embedding"),
+        ("vit_pe_core_tiny_patch16_384", {}, "embedding"),
+        ("vit_tiny_patch16_224", {"num_classes": 512}, "classes"),  # no tower
+        ("vittm_tiny_patch28_224", {"num_classes": 0}, "embedding"),
+        ("iret_residual_tiny_patch16_224", {}, "classes"),
+        ("segmenter_vit_tiny_patch16_512", {}, "masks"),
+        ("dense_vit_small_patch14_dinov2", {"num_classes": 1}, "masks"),
+    ],
+)
+def test_what_a_model_answers_with(name, options, outputs):
+    with torch.device("meta"):
+        model = timm.create_model(name, **options, **({"dynamic_img_size": False} if "dinov3" in name else {}))
+    facts = describe(model)
+    assert facts.outputs == outputs
+    assert (facts.classes == 0) == (outputs == "embedding" and model.num_classes == 0)
+
+
+def test_its_user_may_know_better_where_the_shape_allows():
+    tell = lambda outputs, **more: load(NAME, random_weights=True, outputs=outputs, **{**EIGHT, **more}).outputs
+    assert tell("embedding") == "embedding" and tell("classes") == tell(None) == "classes"
+    assert tell("embedding", num_classes=0) == "embedding" and tell("classes", num_classes=1) == "classes"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "outputs", "message"),
+    [
+        (NAME, {}, "vectors", r"unknown outputs 'vectors'; known: classes, embedding, masks"),
+        (NAME, {}, "masks", "outputs is 'masks', and this VisionTransformer has 8 values; allowed: classes, embedding"),
+        (NAME, {"num_classes": 0}, "classes", "has no classes; allowed: embedding"),
+        (NAME, {"num_classes": 1}, "embedding", "has 1 values; allowed: classes"),
+        ("dense_vit_tiny_patch16_224", {}, "embedding", "this DenseViT has 8 masks; allowed: masks"),
+    ],
+)
+def test_outputs_that_it_cannot_have_are_refused(name, options, outputs, message):
+    with pytest.raises(InputError, match=message):
+        load(name, random_weights=True, outputs=outputs, **{**EIGHT, **options})
 
 
 # Pickles.
@@ -351,3 +490,8 @@ def test_what_is_wrong_with_a_card_is_said(trained, change, message):
     Card.files(folder).card.write_text(change(card.model_dump_json()))
     with pytest.raises(InputError, match=message):
         load(str(folder))
+
+
+def test_a_run_can_be_loaded_without_its_classifier(trained):
+    found = load(str(trained[0]), num_classes=0)
+    assert (found.outputs, found.classes, len(found.said)) == ("embedding", None, 1)

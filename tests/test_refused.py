@@ -39,6 +39,9 @@ REFUSED = {
     "dynamic dinov3": (lambda: timm_small("vit_small_patch16_dinov3"), "dynamic_img_size=True"),
     "pooling": (lambda: VisionTransformer(**SMALL, global_pool="avgmax"), "pooling 'avgmax' is not supported"),
     "prr pooling": (lambda: VisionTransformer(**SMALL, global_pool="prr"), "pooling 'prr' is not supported"),
+    "tokens": (lambda: VisionTransformer(**{**SMALL, "num_classes": 0}, global_pool=""), "gives tokens and no answer"),
+    "eva tokens": (lambda: Eva(**SMALL, global_pool=""), "global_pool is '', which gives tokens and no answer"),
+    "no blocks": (lambda: VisionTransformer(**{**SMALL, "depth": 0}), "the model has no blocks"),
     "patch dropout": (lambda: VisionTransformer(**SMALL, patch_drop_rate=0.5), "patch_drop_rate"),
     "hybrid": (
         lambda: timm.create_model("vit_tiny_r_s16_p8_224", depth=1),

@@ -1,5 +1,7 @@
 """What an adapter tells methods is what attention did, and a token counts as often as the patches it stands for."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -54,7 +56,8 @@ def test_signals_are_those_of_the_attention_that_ran(variant, probes):
     out = attn.norm(out)
     if attn.gate is not None:
         out = out * attn.gate(y).sigmoid()
-    rope = {} if not isinstance(model, Eva) else {"rope": reduced._rope(1, tokens)}
+    host: Any = getattr(reduced, "inner", reduced)  # of masks, the backbone's own adapter
+    rope = {"rope": host._rope(1, tokens)} if isinstance(trunk(model), Eva) else {}
     torch.testing.assert_close(attn.proj(out), attn(y, attn_mask=bias, **rope), **CLOSE)
     torch.testing.assert_close(seen.attention.sum(-1), torch.ones(seen.attention.shape[:-1]))
     if seen.class_row is not None:

@@ -6,8 +6,8 @@ from importlib import import_module
 from torch import nn
 
 from foveate.adapters._base import TURN as TURN
+from foveate.adapters._base import Backbone, ordered
 from foveate.adapters._base import Reduced as Reduced
-from foveate.adapters._base import ordered
 from foveate.adapters._base import restore as restore
 from foveate.errors import InputError
 from foveate.facts import Facts as Facts
@@ -20,7 +20,8 @@ ADAPTERS = {
     "timm.models.eva.Eva": "timm_eva.TimmEva",
     "foveate.models.vittm.model.ViTTM": "vittm.TwoStreams",
     "foveate.models.iret.model.IRET": "iret.Increments",
-    "foveate.models.segmenter.model.Segmenter": "segmenter.Masks",
+    "foveate.models.segmenter.model.Segmenter": "masks.Masks",
+    "foveate.models.dense.model.DenseViT": "masks.Masks",
 }
 
 
@@ -28,15 +29,38 @@ def adapter_of(model: nn.Module) -> type[Reduced]:
     """The adapter of the model's exact class.
 
     Raises:
-        InputError: where there is none, or the model has a part that it does not know.
+        InputError: where there is none, or the model has a part that it does not know, or gives no answer.
     """
+    adapter = _adapter_of_parts(model)
+    adapter.check_answer(model)
+    return adapter
+
+
+def backbone_of(model: nn.Module) -> type[Backbone]:
+    """The adapter of a model behind whose tokens a decoder of masks stands.
+
+    Raises:
+        InputError: as `adapter_of`, but that it need not answer; for a model without one grid of patches.
+    """
+    adapter = _adapter_of_parts(model)
+    if not issubclass(adapter, Backbone):
+        able = [name.rpartition(".")[2] for name, where in ADAPTERS.items() if issubclass(_named(where), Backbone)]
+        raise InputError(f"no masks on a {type(model).__name__}; known: {', '.join(able)}")
+    return adapter
+
+
+def _adapter_of_parts(model: nn.Module) -> type[Reduced]:
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     if name not in ADAPTERS:
         raise InputError(f"no adapter for {name}; known: {', '.join(ADAPTERS)}")
-    file, cls = ADAPTERS[name].split(".")
-    adapter: type[Reduced] = getattr(import_module(f"foveate.adapters.{file}"), cls).of(model)
+    adapter = _named(ADAPTERS[name])
     adapter.check(model)
     return adapter
+
+
+def _named(where: str) -> type[Reduced]:
+    file, cls = where.split(".")
+    return getattr(import_module(f"foveate.adapters.{file}"), cls)
 
 
 def describe(model: nn.Module) -> Facts:

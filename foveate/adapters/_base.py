@@ -67,12 +67,7 @@ class Reduced(nn.Module, ABC):
         # Pooling over merged tokens counts every patch once, whether or not attention does.
         self.pools_by_size = bool(weighing) or any(isinstance(r, Merger) for r in self.reducers.values())
 
-    @classmethod
-    def of(cls, model: nn.Module) -> type["Reduced"]:
-        """The adapter itself, or the one among its kin that fits the parts of this model."""
-        return cls
-
-    def settled(self) -> "Reduced":
+    def for_inference(self) -> "Reduced":
         """What is deployed: the same answers, by fewer operations where weights that no longer change allow it."""
         return self
 
@@ -85,6 +80,10 @@ class Reduced(nn.Module, ABC):
     @abstractmethod
     def check(cls, model: nn.Module) -> None:
         """Raise InputError, naming the part, where the host has a part this adapter does not know."""
+
+    @classmethod
+    def check_answer(cls, model: nn.Module) -> None:
+        """Raise InputError where what the host answers with is of no known kind. Not asked of a backbone."""
 
     @classmethod
     @abstractmethod
@@ -206,6 +205,19 @@ class Reduced(nn.Module, ABC):
             return cls(**step.options)
         except TypeError as e:
             raise InputError(f"method {step.method!r} does not take these options: {e}") from None
+
+
+class Backbone(Reduced, ABC):
+    """A model whose tokens stand on one grid of patches, so that a decoder of masks can be put behind it."""
+
+    @abstractmethod
+    def dense(self, tokens: Tokens) -> Tensor:
+        """What a decoder gets of tokens behind the last block: final norm, un-merged, no prefix: [B P0 C]."""
+
+
+def on_grid(tokens: Tokens) -> Tensor:
+    """The patches of all tokens, un-merged where there is a source map: [B P0 C]."""
+    return (tokens.x if tokens.source is None else restore(tokens))[:, tokens.prefix :]
 
 
 def restore(tokens: Tokens) -> Tensor:

@@ -10,14 +10,16 @@ from timm.layers.attention import Attention
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
+from timm.models import get_arch_pretrained_cfgs, is_model
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from foveate.adapters._base import Reduced, Tap, attention_rows, known
 from foveate.errors import InputError
-from foveate.facts import Facts
+from foveate.facts import Facts, Outputs
 from foveate.tokens import Signals
 
+TOWERS = ("_clip_", "_pe_core_")  # in the names of timm's image towers whose head is a projection
 POOLS = ("", "token", "avg", "map")
 MLPS = (Mlp, GluMlp, SwiGLU)
 
@@ -37,12 +39,41 @@ def check_ends(model: Any) -> None:
         raise InputError("dynamic_img_size=True is not supported: a schedule needs one image size; build it with False")
 
 
+def check_pooling(model: Any) -> None:
+    """Raise InputError where tokens come out unpooled [B N C]: that is no answer of any kind."""
+    if not model.global_pool:
+        raise InputError(f"global_pool is '', which gives tokens and no answer; allowed: {', '.join(POOLS[1:])}")
+
+
 def check_blocks(blocks: Iterable[Any], block: type[nn.Module], *attention: type[nn.Module]) -> None:
     """Raise InputError, naming the part, where a block is of another class than `block`, or holds unknown parts."""
+    blocks = list(blocks)
+    if not blocks:
+        raise InputError("the model has no blocks; allowed: a depth of 1 or more")
     for i, each in enumerate(blocks):
         known(each, (block,), f"block {i}")
         known(each.attn, attention, f"the attention of block {i}")
         known(each.mlp, MLPS, f"the MLP of block {i}")
+
+
+def outputs_of(model: Any) -> Outputs:
+    """What a timm model answers with. One logit alone is a class: yes or no.
+
+    Without a classifier (num_classes=0: DINOv2 and v3, SigLIP's towers, a model whose head was taken off) it is an
+    embedding. The image towers of CLIP's kin carry their projection as `head`, and timm calls its width num_classes:
+    a model whose pretrained_cfg names such an architecture, and that has as many "classes" as this architecture's
+    tags that were not fine-tuned (no `ft` in them), embeds. A tower fine-tuned for labels has another number of them;
+    where it happens to have the same, its user has to say so (`load(..., outputs="classes")`).
+    """
+    if model.num_classes < 1:
+        return "embedding"
+    config = getattr(model, "pretrained_cfg", None) or {}
+    architecture = config.get("architecture") or ""
+    if not any(kind in architecture for kind in TOWERS) or not is_model(architecture):
+        return "classes"
+    tags = {name.partition(".")[2]: each for name, each in get_arch_pretrained_cfgs(architecture).items()}
+    projections = {each.num_classes for tag, each in tags.items() if "ft" not in tag.split("_")}
+    return "embedding" if model.num_classes in projections else "classes"
 
 
 def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
@@ -57,8 +88,8 @@ def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
         grid=tuple(patch.grid_size),
         image=(patch.proj.in_channels, *patch.img_size),
         patch=tuple(patch.patch_size),
-        classes=model.num_classes,
-        outputs="classes" if model.num_classes else "embedding",
+        classes=max(0, model.num_classes),
+        outputs=outputs_of(model),
         has_class_token=getattr(model, "cls_token", None) is not None,
         **more,
     )

@@ -63,7 +63,7 @@ class Increments(Reduced):
             exits=model.exits,
         )
 
-    def settled(self) -> Reduced:
+    def for_inference(self) -> Reduced:
         """With what is linear between pixels and tokens folded into one product."""
         if not self.trunk.lifting.linear or self.trunk.fold is not None:
             return self

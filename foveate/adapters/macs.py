@@ -36,7 +36,7 @@ def macs_of(model: nn.Module, steps: Iterable[Step] = ()) -> Macs:
     Half of what torch's FlopCounterMode counts. The backbone equals `foveate.schedule.macs` exactly on a plain ViT;
     that formula leaves out gated MLPs, distillation heads and attention pooling, which are counted here.
     """
-    reduced = (model if isinstance(model, Reduced) else adapt(model, steps)).settled()
+    reduced = (model if isinstance(model, Reduced) else adapt(model, steps)).for_inference()
     first = next(reduced.host.parameters())
     backbone = reduction = 0
     # The plain kernel is made of matrix products, which the counter knows on every device.

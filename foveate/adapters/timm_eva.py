@@ -23,15 +23,15 @@ from timm.layers.pos_embed_sincos import (
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from foveate.adapters._base import Reduced, Tap, attention_rows, known, size_weighted
-from foveate.adapters._timm import check_blocks, check_ends, facts_of
+from foveate.adapters._base import Backbone, Tap, attention_rows, known, on_grid, size_weighted
+from foveate.adapters._timm import check_blocks, check_ends, check_pooling, facts_of
 from foveate.errors import InputError
 from foveate.facts import Facts
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
 
-class TimmEva(Reduced):
+class TimmEva(Backbone):
     """Token reduction in a timm Eva."""
 
     def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
@@ -56,6 +56,10 @@ class TimmEva(Reduced):
             known(model.rope, (RotaryEmbeddingCat, RotaryEmbeddingDinoV3, RotaryEmbeddingMixed), "the rotary embedding")
             if model.rope_mixed and getattr(model.rope, "aug_active", False):
                 raise InputError("mixed RoPE with shifted or rescaled coordinates in training is not supported")
+
+    @classmethod
+    def check_answer(cls, model: Any) -> None:
+        check_pooling(model)
 
     @classmethod
     def describe(cls, model: Any) -> Facts:
@@ -100,6 +104,9 @@ class TimmEva(Reduced):
                 rows = attention_rows(self._turn(q, rope, attn), turned, attn.scale, bias)
         values = _values(attn, y) if "values" in needs else None
         return Signals(k if "keys" in needs else None, values, row, rows, depth)
+
+    def dense(self, tokens: Tokens) -> Tensor:
+        return on_grid(tokens._replace(x=self.trunk.norm(tokens.x)))
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
         m = self.trunk

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import Reduced, size_weighted
-from foveate.adapters._timm import PlainBlocks, check_ends, facts_of
+from foveate.adapters._base import Backbone, on_grid, size_weighted
+from foveate.adapters._timm import PlainBlocks, check_ends, check_pooling, facts_of
 from foveate.facts import Facts
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
 
-class TimmViT(Reduced):
+class TimmViT(Backbone):
     """Token reduction in a timm VisionTransformer."""
 
     def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
@@ -28,6 +28,10 @@ class TimmViT(Reduced):
     def check(cls, model: Any) -> None:
         check_ends(model)
         PlainBlocks.check(model.blocks)
+
+    @classmethod
+    def check_answer(cls, model: Any) -> None:
+        check_pooling(model)
 
     @classmethod
     def describe(cls, model: Any) -> Facts:
@@ -46,6 +50,9 @@ class TimmViT(Reduced):
 
     def signals(self, block: int, tokens: Tokens, bias: Tensor | None, needs: frozenset[str]) -> Signals:
         return self.plain.signals(block, bias, needs)
+
+    def dense(self, tokens: Tokens) -> Tensor:
+        return on_grid(tokens._replace(x=self.trunk.norm(tokens.x)))
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
         m = self.trunk

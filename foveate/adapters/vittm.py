@@ -7,7 +7,7 @@ import torch
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from foveate.adapters._base import Reduced, known
+from foveate.adapters._base import Backbone, known, on_grid
 from foveate.adapters._timm import PlainBlocks, facts_of
 from foveate.errors import InputError
 from foveate.facts import Facts
@@ -17,7 +17,7 @@ from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
 
-class TwoStreams(Reduced):
+class TwoStreams(Backbone):
     """Token reduction in the process stream of a ViTTM."""
 
     def __init__(self, model: nn.Module, steps: Sequence[Step]) -> None:
@@ -62,6 +62,12 @@ class TwoStreams(Reduced):
 
     def signals(self, block: int, tokens: Tokens, bias: Tensor | None, needs: frozenset[str]) -> Signals:
         return self.plain.signals(block, bias, needs)
+
+    def dense(self, tokens: Tokens) -> Tensor:
+        """Both streams side by side where their grids agree: the memory has no norm of its own here."""
+        assert tokens.memory is not None
+        patches = on_grid(tokens._replace(x=self.trunk.process_norm(tokens.x)))
+        return self.trunk.joined(Streams(patches, tokens.memory))
 
     def head(self, tokens: Tokens, weighted: bool) -> Tensor:
         assert tokens.memory is not None

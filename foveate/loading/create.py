@@ -16,6 +16,17 @@ def create(name: str, kwargs: Mapping[str, Any], pretrained: bool = False) -> nn
 
     try:
         return VisionTransformer(**kwargs) if name == BUNDLED else timm.create_model(name, pretrained, **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as e:
+    except InputError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        MemoryError,
+    ) as e:  # an option's value can be wrong in any way
         options = ", ".join(f"{k}={v}" for k, v in kwargs.items())
         raise InputError(f"cannot build {name}{f' with {options}' if options else ''}: {first_line(e)}") from None

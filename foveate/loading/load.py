@@ -1,19 +1,21 @@
 """From a name to a model: the bundled classifier, timm's hub, a file of weights, or random weights for latency work."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.adapters import describe
 from foveate.errors import InputError
+from foveate.facts import Outputs
+from foveate.loading.adjust import adjusted
 from foveate.loading.bundled import BUNDLED as BUNDLED
-from foveate.loading.bundled import BUNDLED_CLASSES, BUNDLED_CROP, BUNDLED_KWARGS, bundled_state
+from foveate.loading.bundled import BUNDLED_CLASSES, BUNDLED_CROP, bundled_state
 from foveate.loading.card import Card
+from foveate.loading.checks import checked
 from foveate.loading.create import create
 from foveate.loading.hub import from_hub
 from foveate.loading.weights import check_finite, filled, read_weights
@@ -25,7 +27,8 @@ RANDOM_NOTE = (
     "random weights: latencies are real, but predictions and every figure of accuracy or agreement mean nothing"
 )
 
-CLASSIFIERS = ("head.weight", "process_head.weight", "decoder.mask_norm.weight")  # as many rows as classes
+# As many rows as classes.
+LAST = ("head.weight", "process_head.weight", "decoder.mask_norm.weight", "decoder.final_conv.weight")
 Origin = Literal["bundled", "hub", "file", "random", "object"]
 
 
@@ -37,7 +40,9 @@ class Loaded:
     ref: ModelRef
     preprocess: Preprocess
     classes: tuple[str, ...] | None
+    outputs: Outputs  # what it answers with, by itself or by its user's word
     note: str | None = None  # to be shown loudly
+    said: tuple[str, ...] = ()  # what was done to fit the weights to the model, a line each, for the user
 
 
 def load(
@@ -47,6 +52,7 @@ def load(
     random_weights: bool = False,
     allow_pickle: bool = False,
     seed: int = 0,
+    outputs: str | None = None,
     **kwargs: Kwarg,
 ) -> Loaded:
     """Build a supported model and fill it with weights.
@@ -54,15 +60,19 @@ def load(
     Args:
         name: `clothing_vit` (ships with foveate), a timm model, with a tag or not (`deit_tiny_patch16_224.fb_in1k`),
             or a folder that `foveate train` wrote, which brings weights, preprocessing and class names.
-        weights: a safetensors file that fits exactly; the number of classes is read off its head. Without it, and
-            without `random_weights`, a timm model's weights come from timm's hub or its cache.
+        weights: a safetensors file that fits exactly; the number of classes is read off its head. With `num_classes=0`
+            its classifier is left out, and positions of another image size are resampled (`Loaded.said` tells).
+            Without it, and without `random_weights`, a timm model's weights come from timm's hub or its cache.
         random_weights: seeded random weights: right for latencies, meaningless for anything else.
         allow_pickle: also take .pth, .pt and .bin files. Unpickling can run code: only for files you trust.
         seed: of the random weights.
+        outputs: classes, embedding or masks, where the model alone cannot tell: a metric-learning head of 128
+            "classes" is an embedding.
         kwargs: further arguments of the timm model, for instance `img_size=384`.
 
     Raises:
-        InputError: unknown name or option, unsupported class; weights missing, broken, not finite or not fitting.
+        InputError: unknown name or option, unsupported class; weights missing, broken, not finite or not fitting;
+            `outputs` that the model cannot have.
         NotAvailable: the hub cannot be reached and the weights are not in its cache.
     """
     if weights is not None and random_weights:
@@ -76,18 +86,21 @@ def load(
         name, weights = card.model, Card.files(folder).weights
         kwargs = {**card.options, "num_classes": card.count, "img_size": card.image_size, **kwargs}
     state = None if weights is None else read_weights(weights, allow_pickle=allow_pickle)
-    if state is not None and "num_classes" not in kwargs and (last := [k for k in CLASSIFIERS if k in state]):
+    if state is not None and "num_classes" not in kwargs and (last := [k for k in LAST if k in state]):
         kwargs["num_classes"] = state[last[0]].shape[0]
-    kwargs = _checked(name, kwargs)
+    kwargs, kind = checked(name, kwargs, outputs)
     origin: Origin
+    said: tuple[str, ...] = ()
     if random_weights:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, origin = create(name, kwargs), "random"
     elif state is not None:
-        model, origin = filled(create(name, kwargs), state, str(weights)), "file"
+        model, said = _filled(name, kwargs, state, str(weights))
+        origin = "file"
     elif name == BUNDLED:
-        model, origin = filled(create(name, kwargs), bundled_state(), f"the weights of {BUNDLED}"), "bundled"
+        model, said = _filled(name, kwargs, bundled_state(), f"the weights of {BUNDLED}")
+        origin = "bundled"
     else:
         model, origin = from_hub(name, kwargs), "hub"
         tag = getattr(model, "pretrained_cfg", {}).get("tag")
@@ -98,8 +111,10 @@ def load(
         model=model,
         ref=model_ref(model, name, origin, kwargs),
         preprocess=_preprocess(name, model) if card is None else card.preprocess,
-        classes=_classes(name, model) if card is None else None if isinstance(card.classes, int) else card.classes,
+        classes=_classes(name, model) if card is None else _names(card, model),
+        outputs=kind,
         note=RANDOM_NOTE if random_weights else None,
+        said=said,
     )
 
 
@@ -119,31 +134,12 @@ def model_ref(
     )
 
 
-def _checked(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Kwarg]:
-    """The model's arguments, once a sketch of it without memory shows that foveate supports it; before any download."""
-    import timm
-
-    import foveate.models  # noqa: F401  puts ours into timm's registry
-
-    kwargs = {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else dict(kwargs)
-    own = timm.is_model(name) and timm.model_entrypoint(name).__module__.startswith("foveate.")
-    for key, value in kwargs.items():
-        listed = isinstance(value, list | tuple) and all(isinstance(v, int) for v in value)
-        if not isinstance(value, bool | int | float | str) and not (own and listed):
-            more = ", or a list of whole numbers" if own else ""
-            raise InputError(f"model option {key}={value!r}; allowed: true, false, a number or a word{more}")
-    if name != BUNDLED and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [BUNDLED, *timm.list_models()], n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {BUNDLED} and timm's models"
-        raise InputError(f"unknown model {name!r}; {hint}")
-    with torch.device("meta"):
-        sketch = create(name, kwargs)
-        if getattr(sketch, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
-            # Some of timm's models (DINOv3) take any image size by default; a schedule needs one.
-            kwargs["dynamic_img_size"] = False
-            sketch = create(name, kwargs)
-    describe(sketch)
-    return kwargs
+def _filled(
+    name: str, kwargs: Mapping[str, Kwarg], state: Mapping[str, Tensor], where: str
+) -> tuple[nn.Module, tuple[str, ...]]:
+    model = create(name, kwargs)
+    state, said = adjusted(model, state, headless=kwargs.get("num_classes") == 0)
+    return filled(model, state, where), tuple(f"{where}: {line}" for line in said)
 
 
 def _preprocess(name: str, model: nn.Module) -> Preprocess:
@@ -155,6 +151,11 @@ def _preprocess(name: str, model: nn.Module) -> Preprocess:
 
     # timm answers with the size of the weights' training; the model may have been built for another.
     return Preprocess.from_timm({**resolve_model_data_config(model), "input_size": image})
+
+
+def _names(card: Card, model: nn.Module) -> tuple[str, ...] | None:
+    """A training run's classes, unless they were only counted, or the model was built with others."""
+    return None if isinstance(card.classes, int) or describe(model).classes != card.count else card.classes
 
 
 def _classes(name: str, model: nn.Module) -> tuple[str, ...] | None:

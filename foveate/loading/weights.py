@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from foveate.errors import InputError
 
 PICKLES = (".pth", ".pt", ".bin", ".tar")
+UNUSED = "num_batches_tracked"  # a count that batch norm keeps and nothing reads; exporters leave it out
 
 
 def read_weights(path: Path | str, *, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -43,31 +45,41 @@ def read_weights(path: Path | str, *, allow_pickle: bool = False) -> dict[str, T
     return _state_of(_unpickled(path), path)
 
 
+class Mismatches(NamedTuple):
+    """Names of tensors in which a file and a model differ."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+
+def mismatches(model: nn.Module, state: Mapping[str, Tensor]) -> Mismatches:
+    own = model.state_dict()
+    return Mismatches(
+        missing=tuple(k for k in own if k not in state and not k.endswith(UNUSED)),
+        unexpected=tuple(k for k in state if k not in own),
+        shapes=tuple(k for k in own if k in state and state[k].shape != own[k].shape),
+    )
+
+
 def filled(model: nn.Module, state: Mapping[str, Tensor], where: str) -> nn.Module:
     """Load strictly; in float32 whatever the file holds.
 
     Raises:
         InputError: names the first keys that are missing, too many or of another shape.
     """
-    own = model.state_dict()
-    wrong = {
-        "missing": [k for k in own if k not in state],
-        "unexpected": [k for k in state if k not in own],
-        "of another shape": [
-            f"{k} {list(state[k].shape)} for {list(own[k].shape)}"
-            for k in own
-            if k in state and state[k].shape != own[k].shape
-        ],
-    }
-    if any(wrong.values()):
+    own, wrong = model.state_dict(), mismatches(model, state)
+    if any(wrong):
+        shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in wrong.shapes]
+        kinds = {"missing": wrong.missing, "unexpected": wrong.unexpected, "of another shape": shapes}
         found = "; ".join(
             f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-            for kind, keys in wrong.items()
+            for kind, keys in kinds.items()
             if keys
         )
         raise InputError(f"{where} do not fit the model: {found}")
     check_finite(state, where)
-    model.load_state_dict(state)
+    model.load_state_dict({k: v for k, v in own.items() if k.endswith(UNUSED)} | dict(state))
     return model
 
 

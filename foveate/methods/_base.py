@@ -96,13 +96,13 @@ def merge(
     x, size, p, source, rope, _ = tokens
     here, there = _after_prefix(anchor, p), moved + p
     own, extra = gather(x, here), gather(x, there)
-    weight, heft = size.gather(1, here)[..., None], size.gather(1, there)
+    own_weight, weight = size.gather(1, here)[..., None], size.gather(1, there)
     if dropped is not None:
-        heft = heft.masked_fill(dropped, 0.0)
+        weight = weight.masked_fill(dropped, 0.0)
     empty = size.new_zeros(1, here.shape[1], there.shape[1]).expand(x.shape[0], -1, -1)
-    share = empty.scatter(1, (into + p)[:, None], heft[:, None])  # [B p+K R]
-    total = weight + share.sum(-1, keepdim=True)
-    mixed = own * (weight / total).to(x.dtype) + (share.to(x.dtype) @ extra) / total.to(x.dtype)
+    share = empty.scatter(1, (into + p)[:, None], weight[:, None])  # [B p+K R]
+    total = own_weight + share.sum(-1, keepdim=True)
+    mixed = own * (own_weight / total).to(x.dtype) + (share.to(x.dtype) @ extra) / total.to(x.dtype)
     if keep_norm:
         longest = torch.where(share > 0, length(extra).mT, 0.0).amax(-1, keepdim=True)
         longest = torch.maximum(longest, length(own))

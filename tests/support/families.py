@@ -32,12 +32,15 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "dinov2_swiglu": ("vit_giant_patch14_dinov2", {}),
     "dinov2_reg4": ("vit_small_patch14_reg4_dinov2", {}),
     "reg4_gap": ("vit_base_patch16_reg4_gap_256", {}),
+    "features": ("vit_tiny_patch16_224", {"num_classes": 0}),
+    "siglip_features": ("vit_base_patch16_siglip_224", {"num_classes": 0}),
     # timm's Eva
     "eva": ("eva_giant_patch14_224", {"mlp_ratio": 2}),
     "eva02": ("eva02_tiny_patch14_224", {}),
     "eva02_split_qkv": ("eva02_base_patch14_224", {}),
     "eva02_clip": ("eva02_base_patch16_clip_224", {}),
     "dinov3": ("vit_small_patch16_dinov3", {"dynamic_img_size": False}),
+    "dinov3_features": ("vit_small_patch16_dinov3", {"dynamic_img_size": False, "num_classes": 0}),
     "dinov3_swiglu": ("vit_small_plus_patch16_dinov3_qkvb", {"dynamic_img_size": False}),
     "rope": ("vit_small_patch16_rope_224", {}),
     "rope_mixed": ("vit_small_patch16_rope_mixed_224", {}),
@@ -47,12 +50,18 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "vittm": ("vittm_tiny_patch32_mem16_224", {"memory_patch_size": 8}),
     "segmenter": ("segmenter_vit_tiny_patch16_512", {}),
     "segmenter_vittm": ("segmenter_vittm_tiny_patch28_504", {}),
+    "segmenter_dinov3": (
+        "segmenter_vit_tiny_patch16_512", {"backbone": "vit_small_patch16_dinov3", "dynamic_img_size": False},
+    ),
+    "dense": ("dense_vit_tiny_patch16_224", {"channels": (16, 8)}),
+    "dense_dinov2": ("dense_vit_small_patch14_dinov2", {"channels": (64, 32), "num_classes": 1}),
+    "dense_vittm": ("dense_vit_tiny_patch16_224", {"backbone": "vittm_tiny_patch28_224", "channels": (8,)}),
     "iret": ("iret_residual_tiny_patch16_224", {"transitions": (-1,)}),  # with decisions of its own: test_iret
     "iret_mean": ("iret_residual_tiny_patch16_224", {"transitions": (-1,), "class_token": False}),
     "vittm_process": ("vittm_tiny_patch28_224", {"output": "process", "norm": "pre"}),
     "iret_concat": ("iret_concat_small3_patch16_224", {**WIDER, "transitions": (-1,)}),
     "iret_stitched": ("iret_stitched_small2_patch16_224", {**WIDER, "transitions": (-1,)}),
-}
+}  # fmt: skip
 IMAGE = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 

@@ -377,6 +377,8 @@ class IRET(nn.Module):
         }
 
     def _classifiers(self, classes: int) -> tuple[nn.Linear, nn.ModuleList]:
+        if classes < 1:
+            raise InputError(f"num_classes is {classes} in an IRET-style model; allowed: 1 or more")
         made = [nn.Linear(width, classes) for width in (self.embed_dim, *(self.widths[t] for t in self.exits))]
         for head in made:
             nn.init.zeros_(head.weight)

@@ -18,7 +18,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.errors import InputError
+from foveate.models.backbones import check_classes, dense_backbone, grid_of
+from foveate.schedule import Schedule, macs
 
 
 @final
@@ -53,6 +54,13 @@ class MaskTransformer(nn.Module):
         classes = F.normalize(self.class_proj(x[:, count:]), dim=-1)
         return self.mask_norm(pixels @ classes.mT)
 
+    def macs(self, patches: int) -> int:
+        """Multiply-accumulates on so many patches."""
+        (width, into), classes = self.proj_in.weight.shape, self.class_tokens.shape[1]
+        tokens = Schedule.cut(patches + classes, len(self.blocks), {}, 0)
+        layers = macs(tokens, width, patches=0, patch_size=1, classes=0)
+        return layers + patches * into * width + (patches + classes) * width**2 + patches * classes * width
+
 
 @final
 class Segmenter(nn.Module):
@@ -73,24 +81,15 @@ class Segmenter(nn.Module):
             options: of the timm model that `backbone` names.
 
         Raises:
-            InputError: for a backbone that lacks what is needed.
+            InputError: for a backbone that lacks what is needed, or less than one class.
         """
         super().__init__()
-        if isinstance(backbone, str):
-            import timm
-
-            backbone = timm.create_model(backbone, img_size=img_size, num_classes=0, **options)
-        made: Any = backbone
-        if not getattr(made, "feature_info", None) or not hasattr(made, "forward_intermediates"):
-            raise InputError(f"{type(made).__name__} gives no feature maps; a Segmenter needs forward_intermediates")
-        made.prune_intermediate_layers(1, prune_norm=True, prune_head=True)  # else parameters without a use
-        self.backbone, self.num_classes = made, num_classes
-        side = int(img_size) // int(made.feature_info[-1]["reduction"])
-        self.grid = (side, side)
-        channels = made.feature_info[-1]["num_chs"]
-        heads = made.blocks[0].attn.num_heads
-        self.decoder = MaskTransformer(channels, made.embed_dim, heads, num_classes, decoder_depth)
-        self.img_size = int(img_size)
+        self.num_classes = check_classes(num_classes, "Segmenter")
+        self.backbone = dense_backbone(backbone, img_size, options, norm=False, for_what="Segmenter")
+        self.grid, self.img_size = grid_of(self.backbone, img_size), int(img_size)
+        channels, width = self.backbone.feature_info[-1]["num_chs"], self.backbone.embed_dim
+        heads = self.backbone.blocks[0].attn.num_heads
+        self.decoder = MaskTransformer(channels, width, heads, num_classes, decoder_depth)
 
     def forward(self, image: Tensor) -> Tensor:
         (features,) = self.backbone.forward_intermediates(
