@@ -3,7 +3,7 @@
     import foveate
 
     loaded = foveate.load("vit_tiny_patch16_224", weights="vit_tiny.safetensors")
-    profile = foveate.profile(loaded.model, runtime="openvino")
+    profile = foveate.profile(loaded.model, foveate.Target(runtime="openvino"))
     plans = foveate.plan(loaded.model, images, profile)
     reduced = foveate.apply(loaded.model, plans[0].steps)
     folder = foveate.export(loaded.model, plan, "out", preprocess=loaded.preprocess)
@@ -15,7 +15,7 @@ Importing this package imports nothing heavy: every name below is fetched when i
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from foveate.version import __version__ as __version__
 
 _WHERE = {
     "load": "loading.load",

@@ -3,31 +3,28 @@
 import json
 import shutil
 import urllib.request
-from contextlib import ExitStack
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
 from support.served import running
-from timm.models.vision_transformer import VisionTransformer
 
 import foveate
 from foveate.adapters.macs import macs_of
-from foveate.commands.compare import Landing, compare
+from foveate.commands.compare import compare
+from foveate.commands.matching import LatencyMatcher
 from foveate.errors import InputError
+from foveate.evaluate.answers import reference_outputs
+from foveate.evaluate.judges import Quality
 from foveate.fitting import Budget
-from foveate.fitting.baseline import fastest_dense
-from foveate.fitting.bench import reference_logits
-from foveate.fitting.evidence import Quality
-from foveate.fitting.frontier import Seen, worth_having
+from foveate.fitting.points import PointMeasurement, worth_having
 from foveate.hardware.energy import Energy
 from foveate.planning import Candidate
 from foveate.plans import Step
 from foveate.preprocess import read_image
 from foveate.result import Result
 
-QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("foveal", "tome")}
+QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("tome",)}
 
 
 def writes_everything_and_nothing_half(fitted, photos, tmp_path):
@@ -45,6 +42,15 @@ def a_plan_is_handed_back_only_if_proven(fitted, photos, tmp_path):
     else:
         assert fitted.plan.dense
         assert fitted.reason
+
+
+def what_it_cost_stands_beside_what_it_gained(fitted, photos, tmp_path):
+    told = fitted.to_dict()
+    assert {"name", "value", "low", "high", "n"} <= told["cost"].keys()
+    assert told["budget"]["outcome"] in ("shown", "observed", "broken") and told["budget"]["said"]
+    assert [r["role"] for r in told["ladder"]][:1] == ["full"] and told["next"]
+    if fitted.faster:
+        assert told["latency_ms"]["dense"]["n"] == told["latency_ms"]["plan"]["n"] == told["speedup"]["n"]
 
 
 def the_written_folder_answers_and_matches_the_plan(fitted, photos, tmp_path):
@@ -78,7 +84,7 @@ def operating_points_are_measured_and_answer(fitted, photos, tmp_path):
     assert (frontier.figure, frontier.energy in ("measured", "modelled")) == ("top-1", True)
     x = np.stack([artefact.preprocess(read_image(p)) for p in photos])
     whole = artefact(x, at=0)
-    np.testing.assert_allclose(whole, reference_logits(foveate.load().model, x), atol=1e-3)
+    np.testing.assert_allclose(whole, reference_outputs(foveate.load().model, x), atol=1e-3)
     for i, p in enumerate(frontier.points[1:], 1):
         assert p.share_high < 1 and p.energy_mj < frontier.points[0].energy_mj and p.gmacs < frontier.points[0].gmacs
         assert not np.array_equal(artefact(x, at=i), whole)
@@ -116,10 +122,10 @@ def _without(folder, name, copy):
 def seen(label, ms, right, share=None):
     share = ms / 10 if share is None else share
     accuracy = Result(name="accuracy", value=right, unit="%", n=100)
-    found = Quality(drop=None, agreement=accuracy, kl=accuracy, accuracy=accuracy)
-    return Seen(
-        label, np.full(9, float(ms)), (share, share - 0.02, share + 0.02), found, Energy(1.0, "modelled", "a test")
-    )
+    found = Quality("classes", agreement=accuracy, distance=accuracy, score=accuracy)
+    interval = (share, share - 0.02, share + 0.02)
+    build = SimpleNamespace(label=label)
+    return PointMeasurement(build, np.full(9, float(ms)), interval, found, Energy(1.0, "modelled", "a test"))
 
 
 def test_points_worth_having_are_proven_faster_and_on_the_front():
@@ -145,13 +151,13 @@ def a_damaged_folder_is_one_error(fitted, photos, tmp_path):
         foveate.open(damaged)
 
 
-def test_a_fit_from_end_to_end(tmp_path, photos, subtests, monkeypatch):
+def test_a_fit_from_end_to_end(tmp_path, photos, subtests):
     """One test for one fit: a shared fixture would be made in every process of pytest-xdist."""
-    monkeypatch.setattr("foveate.fitting.job.POINTS_SECONDS", 2.0)
     (tmp_path / "fit").mkdir()
     fitted = foveate.fit(out=tmp_path / "fit" / "out", budget=Budget(max_drop=30), points=3, **QUICK)
     for check in (
-        writes_everything_and_nothing_half, a_plan_is_handed_back_only_if_proven,
+        writes_everything_and_nothing_half, what_it_cost_stands_beside_what_it_gained,
+        a_plan_is_handed_back_only_if_proven,
         the_written_folder_answers_and_matches_the_plan, every_result_carries_its_origin,
         it_exports_again_from_the_written_plan, operating_points_are_measured_and_answer, it_is_served_with_its_knob,
         a_damaged_folder_is_one_error,
@@ -190,16 +196,21 @@ class Track:
     """A bench on which the time a plan takes is known: what was predicted, plus a cost of each step that was not."""
 
     def __init__(self, hidden):
-        self.hidden, self.builds, self.rng = hidden, {"dense": 1.0}, np.random.default_rng(0)
+        self.hidden, self.ms, self.rng = hidden, {"dense": 1.0}, np.random.default_rng(0)
+        plan = SimpleNamespace(target=SimpleNamespace(precision="fp32"))
+        self.dense = SimpleNamespace(bench=self, label="dense", build=SimpleNamespace(plan=plan))
 
-    def add(self, label, steps):
-        self.builds[label] = predicted(steps) + self.hidden * len(steps)
+    def add(self, label, steps, precision):
+        self.ms[label] = predicted(steps) + self.hidden * len(steps)
 
     def drop(self, label):
-        del self.builds[label]
+        del self.ms[label]
 
-    def share(self, label):
-        return self.builds[label] * self.rng.normal(1, 0.0005)
+    def share(self, base, other):
+        return self.ms[other.label] / self.ms[base.label] * self.rng.normal(1, 0.0005)
+
+    def matcher(self):
+        return LatencyMatcher(self.dense, Forecast(), self.share)
 
 
 def predicted(steps):
@@ -220,34 +231,34 @@ def cut_to(ms):
 @pytest.mark.parametrize("hidden", [0.0, 0.05, -0.04])
 def test_plans_are_brought_to_the_level_that_was_asked_for(hidden):
     bench = Track(hidden)
-    landing = Landing(bench, Forecast())
+    landing = bench.matcher()
     for level in (0.95, 0.9):
         label = landing.near(level, cut_to)
-        assert level - landing.below <= bench.builds[label] <= level + landing.above + 0.001
+        assert level - landing.below <= bench.ms[label] <= level + landing.above + 0.001
         bench.drop(label)
-    assert set(bench.builds) == {"dense"}  # whatever missed was forgotten
+    assert set(bench.ms) == {"dense"}  # whatever missed was forgotten
     assert landing.optimism == pytest.approx(1 - hidden / 0.95, abs=0.03)
 
 
 def test_a_level_out_of_reach_gives_nothing():
     bench = Track(0.5)
-    assert Landing(bench, Forecast()).near(0.9, cut_to) is None and set(bench.builds) == {"dense"}
+    assert bench.matcher().near(0.9, cut_to) is None and set(bench.ms) == {"dense"}
 
 
 def test_the_planner_counts_with_its_best_plan_that_lands():
     """The one of least KL is measured to be too slow; of the others the better one is taken, not the faster."""
     bench = Track(0.03)
 
-    def candidate(kl, *tokens):
+    def candidate(loss, *tokens):
         steps = tuple(Step(block=3 + i, method="topk", tokens=n) for i, n in enumerate(tokens))
         fields = dict.fromkeys(
-            ("speedup", "macs_ratio", "kl_low", "kl_high", "agreement", "expected_drop", "search_kl"), 0.0
+            ("speedup", "macs_ratio", "loss_low", "loss_high", "agreement", "expected_drop", "search_loss"), 0.0
         )
-        return Candidate(steps=steps, predicted_ms=predicted(steps), kl=kl, drop=None, images=1, **fields)
+        return Candidate(steps=steps, predicted_ms=predicted(steps), loss=loss, drop=None, images=1, **fields)
 
     found = [candidate(0.1, 190, 185, 180), candidate(0.2, 120), candidate(0.3, 60)]
-    label = Landing(bench, Forecast()).best(found, 0.96)
-    assert bench.builds[label] == pytest.approx(predicted(found[1].steps) + 0.03) and len(bench.builds) == 2
+    label = bench.matcher().best(found, 0.96)
+    assert bench.ms[label] == pytest.approx(predicted(found[1].steps) + 0.03) and len(bench.ms) == 2
 
 
 @pytest.mark.slow
@@ -255,53 +266,7 @@ def test_compare_measures_every_method_at_the_level(tmp_path):
     rows = compare(images=40, levels=(0.8,), methods=("topk", "tome"), seconds=3, runtime="eager", precision="fp32",
                    pairs=20, out=tmp_path / "out")  # fmt: skip
     assert [r["method"] for r in rows] == ["topk", "tome", "pareto"]
-    assert all(r["low"] <= r["speedup"] <= r["high"] and r["kl"] > 0 for r in rows)
+    assert all(r["low"] <= r["speedup"] <= r["high"] and r["loss"] > 0 for r in rows)
     dense = macs_of(foveate.load().model).total / 1e9
     assert all(min(r["tokens"]) < 197 and r["gmacs"] < dense for r in rows)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"results.jsonl", "compare.html"}
-
-
-class Rig:
-    """A bench whose dense build takes a known time; `open` are those whose process would be alive."""
-
-    speed: ClassVar = {("eager", "fp32"): 30.0, ("eager", "bf16"): 11.0, ("openvino", "fp32"): 10.0, ("broken", ""): 1}
-    open: ClassVar = set[tuple[str, str]]()
-    most = 0
-
-    def __init__(self, *args, runtime, precision, **kwargs):
-        self.pair, self.builds = (runtime, precision), {}
-
-    def __enter__(self):
-        Rig.open.add(self.pair)
-        Rig.most = max(Rig.most, len(Rig.open))
-        return self
-
-    def __exit__(self, *error):
-        Rig.open.remove(self.pair)
-
-    def add(self, label, module):
-        self.builds[label] = SimpleNamespace(latency_ms=self.speed[self.pair])
-
-    def logits(self, label, images):
-        return -images if self.pair == ("broken", "") else images * 1.001
-
-    def rounds_for(self, label, seconds):
-        return 5
-
-    def time(self, labels, rounds):
-        pass
-
-
-def test_of_the_dense_builds_the_fastest_sound_one_stays(monkeypatch, tmp_path):
-    monkeypatch.setattr("foveate.fitting.baseline.Bench", Rig)
-    monkeypatch.setattr("foveate.fitting.baseline.time.sleep", lambda seconds: None)
-    x = np.random.default_rng(0).standard_normal((8, 5))
-    model = VisionTransformer(img_size=32, embed_dim=16, depth=1, num_heads=1, num_classes=5)
-    with ExitStack() as stack:
-        bench, rows = fastest_dense(
-            model, None, tmp_path, list(Rig.speed), images=x, logits=x, batch=1, threads=1, seed=0, stack=stack,
-            progress=lambda share, text: None,
-        )  # fmt: skip
-        assert bench.pair == ("openvino", "fp32") and Rig.open == {bench.pair}
-    assert not Rig.open and Rig.most == 3  # a beaten one ended as soon as it was, the broken one was opened last
-    assert [r.latency_ms for r in rows] == [30.0, 11.0, 10.0, None] and "outputs are off" in rows[-1].reason

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from foveate.artefact import check_runtime, export
+from foveate.artefact import check_target, export, read_card, write_gallery
 from foveate.errors import InputError, one_of
-from foveate.fitting.bench import photographs
+from foveate.evaluate.answers import photographs
+from foveate.evaluate.gallery import Gallery
 from foveate.loading.load import load
 from foveate.plans import Plan
 from foveate.runtimes import RUNTIMES
@@ -27,15 +28,19 @@ def export_plan(
 ) -> Path:
     """Load the plan's model, reduce it as the plan says and write a deployable folder.
 
+    A gallery beside the plan goes along where the precision stays, and with it the vectors but for their last digits.
+
     Raises:
         InputError: for an unknown or unavailable runtime, or weights that are not those the plan was made for.
     """
+    beside = None if isinstance(plan, Plan) else Path(plan)
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    was = plan.target.precision
     if runtime is not None and runtime not in RUNTIMES:
         raise one_of("runtime", runtime, RUNTIMES)
     changes = {k: v for k, v in {"runtime": runtime, "precision": precision, "batch": batch}.items() if v is not None}
     plan = plan.model_copy(update={"target": Target.of(**(plan.target.model_dump() | changes))})
-    check_runtime(plan.target.runtime, plan.target.precision)
+    check_target(plan.target)
     ref = plan.model
     kwargs: dict[str, Any] = dict(ref.kwargs)
     if ref.weights == "file" and weights is None:
@@ -49,7 +54,15 @@ def export_plan(
     if plan.target.precision == "int8":
         photos = photographs(data, loaded, limit=CALIBRATION)
         calibration = photos.array(loaded.preprocess)
-    return export(
+    folder = export(
         loaded.model, plan, out, preprocess=loaded.preprocess, classes=loaded.classes, note=loaded.note,
         calibration=calibration,
     )  # fmt: skip
+    if beside is not None and plan.target.precision == was:
+        _take_gallery(beside if beside.is_dir() else beside.parent, folder)
+    return folder
+
+
+def _take_gallery(source: Path, folder: Path) -> None:
+    if (source / "model.json").exists() and (card := read_card(source)).gallery is not None:
+        write_gallery(folder, card.gallery, Gallery.load(source, card.gallery).vectors)

@@ -1,8 +1,16 @@
 """What foveate knows, and what this machine is."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from foveate.errors import one_of
+from foveate.target import Target
+
+if TYPE_CHECKING:
+    from foveate.result import Result
+    from foveate.runtimes import Runtime
+
+Progress = Callable[[str, float, str], None]  # stage, share done, text
 
 
 def listing(what: str) -> list[dict[str, Any]]:
@@ -26,11 +34,16 @@ def listing(what: str) -> list[dict[str, Any]]:
     if what == "runtimes":
         from foveate.runtimes import RUNTIMES
 
-        rows = []
-        for name, cls in RUNTIMES.items():
-            usable = ", ".join(cls.precisions())
-            rows.append({"name": name, "precisions here": usable or "-", "why not": cls.why_not() or "-"})
-        return rows
+        return [
+            {
+                "name": name,
+                "device": device,
+                "precisions here": ", ".join(cls.precisions(device)) or "-",
+                "why not": cls.why_not(device=device) or "-",
+            }
+            for name, cls in RUNTIMES.items()
+            for device in cls.devices
+        ]
     if what == "models":
         from foveate.adapters import ADAPTERS
         from foveate.loading.load import BUNDLED
@@ -56,15 +69,42 @@ def first_line(cls: type) -> str:
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
-def examine() -> dict[str, Any]:
-    """Facts of this machine, runtimes found, measured peaks."""
+def examine(progress: Progress | None = None) -> dict[str, Any]:
+    """Facts of this machine, runtimes found on each device, measured peaks."""
     from foveate.hardware.device import default_threads, device_facts
-    from foveate.hardware.peaks import measure_peaks
+
+    tell = progress or (lambda stage, share, text: None)
+    tell("machine", 0.0, "what the system says of itself")
+    facts: dict[str, Any] = {**device_facts(), "threads by default": default_threads()}
+    tell("runtimes", 0.1, "which can be used, and on what")
     from foveate.runtimes import RUNTIMES
 
-    facts: dict[str, Any] = {**device_facts(), "threads by default": default_threads()}
     for name, cls in RUNTIMES.items():
-        facts[f"runtime {name}"] = cls.why_not() or f"available: {', '.join(cls.precisions())}"
-    for peak in measure_peaks():
-        facts[f"measured {peak.tags.get('what', peak.name)}"] = f"{peak.value:.4g} {peak.unit}"
+        facts |= {f"runtime {name} on {device}": offered(cls, device) for device in cls.devices}
+    tell("peaks", 0.3, "matrix products and copies, some seconds")
+    from foveate.hardware.peaks import measure_peaks
+
+    devices = [d for d in RUNTIMES["eager"].devices if RUNTIMES["eager"].why_not(device=d) is None]
+    devices = devices or [Target().device]  # measured without torch, too
+    for i, device in enumerate(devices):
+        share = lambda done, i=i: 0.3 + 0.7 * (i + done) / len(devices)
+        found = measure_peaks(device=device, progress=lambda done, text, share=share: tell("peaks", share(done), text))
+        facts |= labelled(found)
     return facts
+
+
+def offered(cls: "type[Runtime]", device: str) -> str:
+    """What a runtime has on a device, and why it lacks the rest."""
+    if (reason := cls.why_not(device=device)) is not None:
+        return f"not available: {reason}"
+    lacking = [(p, why) for p in cls.kinds if (why := cls.why_not(p, device)) is not None]
+    return "; ".join([f"available: {', '.join(cls.precisions(device))}", *(f"not {p}: {why}" for p, why in lacking)])
+
+
+def labelled(peaks: "Iterable[Result]") -> dict[str, str]:
+    """{what was measured, in which precision and where: the figure}."""
+    return {
+        " ".join(str(w) for w in ("measured", p.tags.get("precision"), p.tags["what"], "on", p.tags["device"]) if w):
+            f"{p.value:.4g} {p.unit}"
+        for p in peaks
+    }  # fmt: skip

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from foveate.artefact import Artefact
+from foveate.commands.answering import answering
 from foveate.errors import InputError
 from foveate.evaluate.iou import Overlap, iou
 from foveate.evaluate.masks import find_masks
 from foveate.evaluate.sources import VAL
 from foveate.evaluate.windows import segment
-from foveate.fitting.bench import answering
 from foveate.fitting.stages import Progress
 from foveate.loading.load import Loaded
 from foveate.report.masks import laid_over, pane, write_masks
@@ -42,9 +42,10 @@ def mean_overlap(
     shape = answer(np.zeros((1, 3, *window), np.float32)).shape
     if len(shape) != 4 or shape[2:] != window or window[0] != window[1]:
         raise InputError(f"this model answers an image of {window} with {shape}; segmentation needs masks of its size")
-    pairs = find_masks(data, split, VAL, classes=shape[1])
+    classes = max(2, shape[1])
+    pairs = find_masks(data, split, VAL, classes=classes)
     run: Callable[[Tensor], Tensor] = lambda x: torch.from_numpy(answer(x.numpy()))
-    overlap, rows, count = Overlap(shape[1]), [], min(limit, len(pairs))
+    overlap, rows, count = Overlap(classes), [], min(limit, len(pairs))
     drawn = set(np.linspace(0, count - 1, min(DRAWN, count)).astype(int).tolist()) if page else set()
     with pairs.opened() as read:
         for i in range(count):
@@ -54,8 +55,8 @@ def mean_overlap(
             progress("evaluate", (i + 1) / count, f"{i + 1} of {count} photographs")
             if i in drawn:
                 name = Path(pairs.names[i]).name
-                views = (("photograph", image), ("true", laid_over(image, mask, shape[1])),
-                         ("found", laid_over(image, found, shape[1])))  # fmt: skip
+                views = (("photograph", image), ("true", laid_over(image, mask, classes)),
+                         ("found", laid_over(image, found, classes)))  # fmt: skip
                 rows.append([pane(name, caption, view) for caption, view in views])
     result = overlap.result(tags={"data": str(data), "window": window[0], "without_mask": pairs.without})
     if page is not None:

@@ -1,4 +1,4 @@
-"""The main job, and the comparison of methods: what `foveate fit` and `foveate compare` do."""
+"""The main job: what `foveate fit` does. See `foveate.fitting.job` for its line of values."""
 
 from foveate.fitting.budget import Budget as Budget
 from foveate.fitting.job import fit as fit

@@ -1,160 +1,124 @@
-"""The opponent: the fastest dense build on this machine, whatever runtime and precision it takes."""
+"""The dense baseline: the fastest dense build on this device, of any runtime and precision that keeps the budget."""
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from torch import nn
-
-from foveate.adapters import adapt
-from foveate.errors import InputError, NotAvailable, one_of
-from foveate.evaluate.metrics import sqnr_db
-from foveate.fitting.bench import Bench
-from foveate.plans import ModelRef
+from foveate.errors import NotAvailable, one_of
+from foveate.fitting.bench import Seat
+from foveate.fitting.case import Case
+from foveate.fitting.contest import Contest, Dense
+from foveate.fitting.request import Request
+from foveate.hardware.device import default_threads
 from foveate.runtimes import RUNTIMES, sharing_graphs
-
-log = logging.getLogger(__name__)
-
-PRECISIONS = ("fp32", "bf16", "int8")
-BEATEN = 1.5  # times the latency of another build: no need to look closer, nor to hold its process in memory
-LEAST_SQNR_DB = 10.0  # a dense build that answers worse than this is broken, not imprecise
+from foveate.target import PRECISIONS, Precision, Target
 
 
 @dataclass(frozen=True)
-class Dense:
-    """One row of the table of runtimes: a latency, or the reason why there is none."""
+class Baseline:
+    """The fastest dense build that keeps the budget; `ms` is frozen here, and every limit is computed from it once."""
 
-    runtime: str
-    precision: str
-    latency_ms: float | None = None
-    agreement: float | None = None  # share of images with the top-1 of the float32 torch model
-    sqnr: float | None = None  # dB against it
-    reason: str | None = None
+    seat: Seat
+    row: Dense
+    ms: float
+    full: Dense  # the fastest in full precision
+    full_seat: Seat | None  # it, where its process is still alive
+    runner_up: Dense | None
+    runner_up_seat: Seat | None  # where its process is still alive
+    table: tuple[Dense, ...]
+    narrowed: str  # the runtime or precision that the user named, "" where every build here was a contender
+
+    @property
+    def target(self) -> Target:
+        return self.seat.build.plan.target
+
+    @property
+    def claim(self) -> str:
+        """What may be said of it."""
+        if not self.narrowed:
+            return "the best dense build on this machine"
+        return f"the best dense {self.narrowed} build"
 
 
-def contenders(runtime: str, precision: str) -> tuple[list[tuple[str, str]], list[Dense]]:
-    """(runtime, precision) pairs to try, and those not tried with the reason.
+def contenders(request: Request) -> tuple[list[tuple[str, Precision]], list[Dense]]:
+    """(runtime, precision) pairs to try, full precision first, and those not tried with the reason.
 
     Raises:
-        InputError: for an unknown name, or where nothing that was asked for is available here.
+        InputError: for an unknown runtime, or where nothing that was asked for is available here.
     """
-    if runtime != "auto" and runtime not in RUNTIMES:
-        raise one_of("runtime", runtime, [*RUNTIMES, "auto"])
-    if precision not in (*PRECISIONS, "auto"):
-        raise one_of("precision", precision, [*PRECISIONS, "auto"])
-    chosen, others = [], []
-    for name in RUNTIMES if runtime == "auto" else [runtime]:
-        for kind in PRECISIONS if precision == "auto" else [precision]:
-            reason = RUNTIMES[name].why_not(kind)
-            if reason is None and name == "compile" and runtime == "auto":
+    if request.runtime != "auto" and request.runtime not in RUNTIMES:
+        raise one_of("runtime", request.runtime, [*RUNTIMES, "auto"])
+    kind = Target.of(device=request.device).kind
+    chosen: list[tuple[str, Precision]] = []
+    others: list[Dense] = []
+    for name in RUNTIMES:
+        for precision in PRECISIONS:
+            if precision not in RUNTIMES[name].kinds:
+                continue
+            reason = None
+            if request.runtime not in ("auto", name) or precision not in request.precisions:
+                reason = "not tried: the runtime or the precision was named"
+            reason = reason or RUNTIMES[name].why_not(precision, request.device)
+            if reason is None and name == "compile" and request.runtime == "auto" and kind == Target().kind:
                 reason = "left out of auto on a CPU: slow to build; ask for it with --runtime compile"
-            if reason is None and kind == "int8" and precision == "auto":
-                reason = "left out of auto: changes every layer's numbers; ask for it with --precision int8"
             if reason is None:
-                chosen.append((name, kind))
+                chosen.append((name, precision))
             else:
-                others.append(Dense(name, kind, reason=reason))
+                others.append(Dense(name, precision, reason=reason))
     if not chosen:
-        raise NotAvailable("; ".join(f"{d.runtime} {d.precision}: {d.reason}" for d in others))
-    return chosen, others
+        asked = [d for d in others if request.runtime in ("auto", d.runtime) and d.precision in request.precisions]
+        known = "; ".join(f"{d.name}: {d.reason}" for d in asked)
+        raise NotAvailable(known or f"--runtime {request.runtime} has no {request.precision} on {request.device}")
+    return sorted(chosen, key=lambda pair: pair[1] == "int8"), others
 
 
-def fastest_dense(
-    model: nn.Module,
-    ref: ModelRef,
+def find_baseline(
+    case: Case,
+    request: Request,
+    pairs: Sequence[tuple[str, Precision]],
+    untried: Sequence[Dense],
     folder: Path,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    images: np.ndarray,
-    logits: np.ndarray,
-    batch: int,
-    threads: int,
-    seed: int,
     stack: ExitStack,
     progress: Callable[[float, str], None],
+    *,
     rounds: int = 2,
     seconds: float = 0.5,
-) -> tuple[Bench, list[Dense]]:
-    """Build the dense model everywhere, take turns timing, and return the fastest one's open bench and all rows.
+) -> Baseline:
+    """Build the dense model everywhere, weigh what it loses, take turns timing; the fastest that keeps the budget wins.
 
-    What the first look shows to be `BEATEN` takes no turns and ends at once.
+    What the first look shows to be `BEATEN` takes no turns. The processes of the winner, of the fastest in full
+    precision and of the runner-up stay alive in `stack`; the others' end here.
 
-    Args:
-        images, logits: what the builds are asked, and what the float32 torch model answers: the builds must be sound.
-        stack: keeps the winner's process alive; the losers' end here.
+    Raises:
+        NotAvailable: no runtime could run the dense model.
     """
-    dense = adapt(model).eval()
     stack.enter_context(sharing_graphs())  # one export serves every runtime that takes ONNX
-    benches: dict[tuple[str, str], tuple[Bench, ExitStack]] = {}
-    rows: dict[tuple[str, str], Dense] = {}
-    try:
-        for i, (runtime, precision) in enumerate(pairs):
-            progress(i / (len(pairs) + 1), f"dense build: {runtime} {precision}")
-            own = ExitStack()
-            try:
-                bench = own.enter_context(
-                    Bench(
-                        model,
-                        ref,
-                        folder,
-                        runtime=runtime,
-                        precision=precision,
-                        batch=batch,
-                        threads=threads,
-                        calibration=images,
-                        seed=seed,
-                    )
-                )
-                bench.add("dense", module=dense)
-                answer = bench.logits("dense", images)
-            except (RuntimeError, InputError) as e:
-                own.close()
-                rows[runtime, precision] = Dense(runtime, precision, reason=str(e).splitlines()[-1][:200])
-                log.warning("%s %s left out: %s", runtime, precision, e)
-                continue
-            except BaseException:
-                own.close()
-                raise
-            quality = sqnr_db(logits, answer)
-            if quality < LEAST_SQNR_DB:
-                own.close()
-                rows[runtime, precision] = Dense(
-                    runtime, precision, sqnr=quality, reason=f"its outputs are off: {quality:.0f} dB against torch"
-                )
-                continue
-            benches[runtime, precision] = bench, own
-            same = float((answer.argmax(1) == logits.argmax(1)).mean())
-            rows[runtime, precision] = Dense(runtime, precision, agreement=same, sqnr=quality)
-            look(bench)
-            least = min(b.builds["dense"].latency_ms for b, _ in benches.values())
-            for pair, (other, ended) in list(benches.items()):
-                if other.builds["dense"].latency_ms > BEATEN * least:
-                    rows[pair] = replace(rows[pair], latency_ms=other.builds["dense"].latency_ms)
-                    ended.close()
-                    del benches[pair]
-        if not benches:
-            raise NotAvailable(
-                "no runtime could run the dense model: " + "; ".join(str(r.reason) for r in rows.values())
-            )
-        progress(len(pairs) / (len(pairs) + 1), "dense builds: taking turns")
-        for _ in range(rounds):
-            for bench, _ in benches.values():
-                look(bench, bench.rounds_for("dense", seconds))
-        for pair, (bench, _) in benches.items():
-            rows[pair] = replace(rows[pair], latency_ms=bench.builds["dense"].latency_ms)
-        best = min(benches, key=lambda pair: benches[pair][0].builds["dense"].latency_ms)
-        stack.push(benches[best][1].pop_all().__exit__)
-        return benches[best][0], list(rows.values())
-    finally:
-        for _, own in benches.values():
-            own.close()
-
-
-def look(bench: Bench, rounds: int = 5) -> None:
-    """Time the dense build, once the threads of whatever ran before have stopped spinning."""
-    time.sleep(0.2)
-    bench.time(["dense"], rounds)
+    contest = Contest(case, request, folder, request.threads or default_threads())
+    stack.callback(lambda: contest.keep_only(()))
+    for i, (runtime, precision) in enumerate(pairs):
+        progress(i / (len(pairs) + 2), f"dense build: {runtime} {precision}")
+        contest.enter(runtime, precision)
+        contest.keep_only({pair[0] for pair in (*contest.alive, *pairs[i + 1 :])})
+    progress(len(pairs) / (len(pairs) + 2), "dense builds: what they lose")
+    contest.weigh(request.budget.points)
+    progress((len(pairs) + 1) / (len(pairs) + 2), "dense builds: taking turns")
+    contest.take_turns(rounds, seconds)
+    order = contest.order()
+    if not order:
+        reasons = "; ".join(f"{r.name}: {r.reason}" for r in contest.rows.values())
+        raise NotAvailable(f"no runtime could run the dense model within the budget: {reasons}")
+    first = order[0]
+    full = next((pair for pair in order if pair[1] != "int8"), None)
+    second = order[1] if len(order) > 1 else None
+    contest.keep_only({pair[0] for pair in (first, full, second) if pair is not None})
+    rows, alive = contest.rows, contest.alive
+    ms = rows[first].latency_ms
+    assert ms is not None
+    return Baseline(
+        seat=alive[first], row=rows[first], ms=ms,
+        full=rows[full or first], full_seat=alive.get(full or first),
+        runner_up=None if second is None else rows[second],
+        runner_up_seat=None if second is None else alive[second],
+        table=(*rows.values(), *untried), narrowed=request.narrowed,
+    )  # fmt: skip

@@ -1,66 +1,89 @@
-"""Builds beside each other: the files that may be deployed, in the process of their runtime, timed and scored there."""
+"""Builds beside each other: the files that may be deployed, in the process of their runtime, timed and run there."""
 
+import itertools
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from torch import nn
 
-from foveate.adapters import Reduced, adapt, describe
-from foveate.artefact import Artefact
-from foveate.evaluate import Images, open_images
-from foveate.hardware.timer import speedup
-from foveate.loading.load import BUNDLED, Loaded
+from foveate.adapters import Reduced, adapt
+from foveate.hardware.device import device_facts
+from foveate.hardware.timer import Speedup, speedup
 from foveate.plans import ModelRef, Plan, Step
-from foveate.preprocess import Preprocess
+from foveate.result import Tag
 from foveate.runtimes import RUNTIMES, Worker
-from foveate.target import Target
+from foveate.target import Precision, Target
+
+SETTLE_S = 0.02  # between two runtimes that take turns: the pool of threads of the one spins on for a while
 
 
-@dataclass
+@dataclass(frozen=True)
 class Build:
-    """A plan built for its runtime."""
+    """A plan built for its runtime, loaded there under `label`."""
 
     label: str
     plan: Plan
     file: Path
     image: tuple[int, int, int]  # channels, height, width
-    latencies_ms: list[float] = field(default_factory=list)
+    seconds: float  # that building took
 
-    @property
-    def latency_ms(self) -> float:
-        """Median so far."""
-        return float(np.median(self.latencies_ms))
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """One measurement: builds timed by turns, in every round each once, in an order drawn anew."""
+
+    labels: tuple[str, ...]
+    ms: np.ndarray  # [labels rounds]
+    stage: str
+
+    def of(self, label: str) -> np.ndarray:
+        """Milliseconds [rounds] of one build."""
+        return self.ms[self.labels.index(label)]
+
+    def median(self, label: str) -> float:
+        return float(np.median(self.of(label)))
+
+    def speedup(self, base: str, other: str, level: float = 0.99) -> Speedup:
+        return speedup(self.of(base), self.of(other), level)
+
+    def share(self, label: str, base: str) -> float:
+        """Latency of `label` over that of `base`: the median of the rounds' ratios, in which drift cancels."""
+        return 1 / self.speedup(base, label).value
 
 
 class Bench:
-    """Builds of one model in one (runtime, precision, batch, threads), all in one worker process. A context manager."""
+    """Builds of one model on one target, all in one worker process. A context manager.
+
+    The target's precision is what builds get unless `add` says another: one runtime's precisions can be timed by turns.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         ref: ModelRef,
         folder: Path,
+        target: Target,
         *,
-        runtime: str,
-        precision: str,
-        batch: int,
-        threads: int,
         calibration: np.ndarray | None = None,
         seed: int = 0,
     ) -> None:
-        self.model, self.ref, self.folder = model, ref, folder
-        self.runtime, self.precision, self.batch, self.threads = runtime, precision, batch, threads
-        self.calibration = calibration if precision == "int8" else None
+        """`target.threads` is set. `calibration`: preprocessed images [S 3 h w] for int8 builds."""
+        assert target.threads is not None
+        self.model, self.ref, self.folder, self.target = model, ref, folder, target
+        self.calibration = calibration
         self.builds: dict[str, Build] = {}
-        self.worker = Worker(runtime, threads)
+        self.worker = Worker(target.runtime, target.threads, target.device)
+        self._numbers = itertools.count()
         self._inputs: dict[tuple[int, int, int], np.ndarray] = {}
         self._noise, self._seed = np.random.default_rng(seed), seed
 
-    def __enter__(self) -> "Bench":
+    def __enter__(self) -> Self:
         self.worker.__enter__()
         return self
 
@@ -68,22 +91,28 @@ class Bench:
         self.worker.__exit__(kind, e, tb)
 
     def add(
-        self, label: str, steps: Sequence[Step] = (), planner: str | None = None, module: Reduced | None = None
+        self,
+        label: str,
+        steps: Sequence[Step] = (),
+        *,
+        planner: str | None = None,
+        module: Reduced | None = None,
+        precision: Precision | None = None,
     ) -> Build:
         """Build the model reduced by `steps` (`module`, where that is made already) and load it in the worker."""
+        began = time.monotonic()
         made = module or adapt(self.model, steps).eval()
-        plan = Plan(
-            model=self.ref, steps=tuple(steps), planner=planner,
-            target=Target.of(runtime=self.runtime, precision=self.precision, batch=self.batch, threads=self.threads),
-        )  # fmt: skip
-        where = self.folder / f"{self.runtime}-{self.precision}-{len(self.builds)}"
-        shutil.rmtree(where, ignore_errors=True)
+        target = self.target.model_copy(update={"precision": precision or self.target.precision})
+        plan = Plan(model=self.ref, steps=tuple(steps), target=target, planner=planner)
+        # A number is never given twice: a build that is dropped leaves no name for another one to land in.
+        where = self.folder / f"{target.runtime}-{target.precision}-{next(self._numbers)}"
         where.mkdir(parents=True)
-        file = RUNTIMES[self.runtime].build(
-            made, where, shape=(self.batch, *made.facts.image), precision=self.precision, calibration=self.calibration
+        file = RUNTIMES[target.runtime].build(
+            made, where, shape=(target.batch, *made.facts.image), precision=target.precision, device=target.device,
+            calibration=self.calibration if target.precision == "int8" else None,
         )  # fmt: skip
-        self.worker.load(label, file, precision=self.precision)
-        self.builds[label] = build = Build(label, plan, file, made.facts.image)
+        self.worker.load(label, file, precision=target.precision)
+        self.builds[label] = build = Build(label, plan, file, made.facts.image, time.monotonic() - began)
         return build
 
     def drop(self, label: str) -> None:
@@ -91,56 +120,62 @@ class Bench:
         self.worker.drop(label)
         shutil.rmtree(self.builds.pop(label).file.parent, ignore_errors=True)
 
-    def time(self, labels: Sequence[str], rounds: int, warmup: int = 3) -> np.ndarray:
-        """Interleaved latencies [labels, rounds] in ms; they are added to the builds' own."""
+    def time(self, labels: Sequence[str], rounds: int, *, warmup: int = 3, stage: str = "search") -> Timing:
+        """Builds by turns. Nothing is kept of it here."""
         self._seed += 1
         inputs = [self._input(self.builds[label].image) for label in labels]
         ms = self.worker.time(list(labels), inputs, rounds=rounds, warmup=warmup, seed=self._seed)
-        for label, row in zip(labels, ms, strict=True):
-            self.builds[label].latencies_ms.extend(map(float, row))
-        return ms
+        return Timing(tuple(labels), ms, stage)
 
-    def share(self, label: str) -> float:
-        """Latency as a share of the dense build's in the same rounds, since a machine's speed drifts between builds."""
-        self.time(["dense", label], 10)
-        base, other = self.time(["dense", label], self.rounds_for("dense", 1.5, least=30))
-        return 1 / speedup(base, other).value
-
-    def rounds_for(self, label: str, seconds: float, least: int = 10, most: int = 400) -> int:
-        """How many rounds of `label` fit into `seconds`, by what it took so far."""
-        return int(np.clip(seconds * 1e3 / self.builds[label].latency_ms, least, most))
+    def outputs(self, label: str, images: np.ndarray) -> np.ndarray:
+        """What the built file answers: float32 [S ...]."""
+        return self.worker.run(label, images, self.target.batch)
 
     def _input(self, image: tuple[int, int, int]) -> np.ndarray:
         if image not in self._inputs:
-            self._inputs[image] = self._noise.standard_normal((self.batch, *image), dtype=np.float32)
+            self._inputs[image] = self._noise.standard_normal((self.target.batch, *image), dtype=np.float32)
         return self._inputs[image]
 
-    def logits(self, label: str, images: np.ndarray) -> np.ndarray:
-        """What the built file answers: float32 [S classes]."""
-        return self.worker.run(label, images, self.batch)
+
+@dataclass(frozen=True)
+class Seat:
+    """A build at its bench."""
+
+    bench: Bench
+    label: str
+
+    @property
+    def build(self) -> Build:
+        return self.bench.builds[self.label]
 
 
-def photographs(data: str | Path | None, loaded: Loaded, *, limit: int | None, seed: int = 0) -> Images:
-    """The user's photographs, or the bundled ones, labelled where their labels are this model's classes.
-
-    Photographs of other things than the model knows (bundled clothing, for an ImageNet model) come without labels.
-    """
-    known = loaded.classes if loaded.classes is not None else describe(loaded.model).classes
-    unlabelled = data is None and loaded.ref.name != BUNDLED
-    return open_images(data, classes=known, limit=limit, seed=seed, unlabelled=unlabelled)
-
-
-def reference_logits(model: nn.Module, images: np.ndarray, chunk: int = 16) -> np.ndarray:
-    """What the user's own model answers in float32 torch: [S classes]."""
-    import torch
-
-    with torch.inference_mode():
-        rows = [model(torch.tensor(images[i : i + chunk])) for i in range(0, len(images), chunk)]
-    return torch.cat(rows).float().numpy()
+def by_turns(base: Seat, other: Seat, rounds: int, *, stage: str = "search") -> Timing:
+    """Two builds by turns, in one process where they share a runtime, else each in its own, with rests in between."""
+    if base.bench is other.bench:
+        return base.bench.time([base.label, other.label], rounds, stage=stage)
+    order, seats = np.random.default_rng(rounds), (base, other)
+    ms = np.empty((2, rounds))
+    for r in range(rounds):
+        for i in order.permutation(2):
+            time.sleep(SETTLE_S)
+            ms[i, r] = seats[i].bench.time([seats[i].label], 1, warmup=1).ms[0, 0]
+    return Timing((base.label, other.label), ms, stage)
 
 
-def answering(opened: Artefact | Loaded) -> tuple[Callable[[np.ndarray], np.ndarray], Preprocess]:
-    """Preprocessed images -> outputs, and the preprocessing."""
-    if isinstance(opened, Artefact):
-        return opened, opened.preprocess
-    return lambda x: reference_logits(opened.model, x), opened.preprocess
+def rounds_for(ms: float, seconds: float, least: int = 10, most: int = 400) -> int:
+    """How many rounds of `ms` milliseconds fit into `seconds`."""
+    return int(np.clip(seconds * 1e3 / ms, least, most))
+
+
+def share_of(base: Seat, other: Seat, seconds: float = 1.5) -> float:
+    """Latency of `other` as a share of `base`'s in the same rounds, since a machine's speed drifts between builds."""
+    first = by_turns(base, other, 10)
+    each = first.median(other.label) + first.median(base.label)
+    return by_turns(base, other, rounds_for(each, 2 * seconds, least=30)).share(other.label, base.label)
+
+
+def origin(bench: Bench, seed: int) -> dict[str, Tag]:
+    """Device, threads and versions that stand beside every figure."""
+    facts = {k: v for k, v in device_facts().items() if isinstance(v, str | int | float | bool | list)}
+    child = {k: v for k, v in bench.worker.facts().items() if isinstance(v, str | int | float | bool)}
+    return {**facts, **child, "device": bench.target.device, "threads": bench.target.threads, "seed": seed}

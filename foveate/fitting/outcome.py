@@ -4,40 +4,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from foveate.hardware.timer import Speedup
 from foveate.plans import Plan
+from foveate.written import SpeedUp, Verdict
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What `fit` hands back, and wrote to `folder`."""
 
-    faster: bool
-    met: bool  # is the budget met? A dense build that already meets a latency budget does
-    reason: str
     plan: Plan
-    speedup: Speedup | None
+    verdict: Verdict
     folder: Path
-    seconds: float
-    note: str | None
+
+    @property
+    def faster(self) -> bool:
+        return self.verdict.outcome == "faster"
+
+    @property
+    def met(self) -> bool:
+        """Is the budget met? A dense build that already meets a latency budget does."""
+        return self.verdict.budget_met
+
+    @property
+    def reason(self) -> str:
+        return self.verdict.reason
+
+    @property
+    def speedup(self) -> SpeedUp | None:
+        return self.verdict.speedup
+
+    @property
+    def seconds(self) -> float:
+        return self.verdict.seconds
+
+    @property
+    def note(self) -> str | None:
+        return self.verdict.note
 
     @property
     def exit_code(self) -> Literal[0, 3]:
         return 0 if self.met else 3
 
     def to_dict(self) -> dict[str, Any]:
+        """The verdict, and beside it the plan, its tokens after every block, and the folder."""
         return {
-            "outcome": "faster" if self.faster else "dense",
-            "budget_met": self.met,
-            "reason": self.reason,
-            "note": self.note,
+            **self.verdict.model_dump(mode="json"),
             "plan": self.plan.model_dump(mode="json"),
             "tokens": list(self.plan.schedule.after),
-            "speedup": None if self.speedup is None else vars_of(self.speedup),
             "folder": str(self.folder),
-            "seconds": round(self.seconds, 1),
         }
-
-
-def vars_of(speedup: Speedup) -> dict[str, float | int]:
-    return {k: getattr(speedup, k) for k in ("value", "low", "high", "level", "n")}

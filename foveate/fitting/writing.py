@@ -1,66 +1,55 @@
-"""What `fit` leaves: model files, plan, results, verdict, pictures, and the page about them."""
+"""What `fit` leaves: model files, plan, results, verdict, pictures, and the page about them. Computes nothing."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from foveate.artefact import write_card
+from foveate.artefact import write_card, write_gallery
+from foveate.elastic import Frontier
 from foveate.files import replacing_folder, write_text
-from foveate.fitting.evidence import origin, overlays
-from foveate.fitting.frontier import frontier_of
-from foveate.fitting.frontier import results as frontier_results
-from foveate.fitting.outcome import Outcome, vars_of
+from foveate.fitting.findings import Findings
+from foveate.fitting.points import frontier_of, point_rows
+from foveate.fitting.rows import rows_of
 from foveate.result import write_results
-
-if TYPE_CHECKING:
-    from foveate.fitting.job import _Job
+from foveate.written import Verdict
 
 
-def write(job: "_Job", out: Path, command: str, seconds: float, stages: dict[str, float]) -> Outcome:
+def write(found: Findings, verdict: Verdict) -> Path:
     """The folder, whole or not at all."""
-    job.progress("write", 0.0, str(out))
-    if job.chosen is None and not job.reason:
-        job.reason = "nothing faster was found within the budget"
-    build = job.chosen or job.bench.builds["dense"]
-    limit = job.budget.limit_ms(job.bench.builds["dense"].latency_ms)
-    met = job.chosen is not None or (limit is not None and job.bench.builds["dense"].latency_ms <= limit)
-    if job.chosen is None and not met:
-        job.reason = f"budget ({job.budget}) not met: {job.reason}. The best dense build is written"
-    source = origin(job.bench, job.seed)
-    results = job.evidence.results(job, source)
-    verdict = {
-        "outcome": "faster" if job.chosen else "dense", "budget": str(job.budget), "budget_met": met,
-        "reason": job.reason, "speedup": None if job.speedup is None else vars_of(job.speedup),
-        "seconds": round(seconds, 1), "stages": stages, "random_weights": job.loaded.ref.weights == "random",
-        "note": job.loaded.note, "command": command, "rejected": [reason for _, reason in job.evidence.rejected],
-    }  # fmt: skip
-    with replacing_folder(out) as part:
-        # The very files that were scored and timed, not other builds of the plans.
-        builds = {label: job.bench.builds[label] for label in {build.label, *(s.label for s in job.seen)}}
-        order = [s.label for s in job.seen]
-        where = {label: Path("points", str(order.index(label))) if label in order else Path() for label in builds}
-        for label, folder in where.items():
-            (part / folder).mkdir(parents=True, exist_ok=True)
-            for file in sorted(builds[label].file.parent.iterdir()):
-                shutil.copy2(file, part / folder / file.name)
-        files = {label: (folder / builds[label].file.name).as_posix() for label, folder in where.items()}
-        write_card(part, build.plan, files[build.label], job.loaded.preprocess, job.loaded.classes, job.loaded.note)
-        if job.seen:
-            frontier = frontier_of(job.seen, job.bench, job.facts, files, source)
+    source, loaded = found.details.origin, found.case.loaded
+    with replacing_folder(found.request.out) as part:
+        files = copy_builds(found, part)
+        write_card(
+            part, found.build.plan, files[found.build.label], loaded.preprocess, loaded.classes, loaded.note,
+            outputs=found.case.facts.outputs,
+        )  # fmt: skip
+        rows = rows_of(found)
+        if found.points:
+            frontier: Frontier = frontier_of(found.points, found.case.facts, files, source)
             frontier.save(part)
-            results += frontier_results(frontier, source)
-        write_results(part / "results.jsonl", results)
-        write_text(part / "verdict.json", json.dumps(verdict, indent=2) + "\n")
-        if job.chosen is not None:
-            pictures = overlays(job.model, build.plan, job.unseen, job.loaded, job.bench, build.label)
-            write_text(part / "overlays.json", json.dumps(pictures))
-        if job.profile is not None:
-            write_text(part / "profile.json", job.profile.model_dump_json(indent=1) + "\n")
+            rows += point_rows(frontier, source)
+        write_results(part / "results.jsonl", rows)
+        verdict.save(part)
+        if found.details.overlays is not None:
+            found.details.overlays.save(part)
+        if found.details.gallery is not None:
+            write_gallery(part, found.case.search.sample.images.names, found.details.gallery)
+        for lane in found.lanes[:1]:
+            write_text(part / "profile.json", lane.search.profile.model_dump_json(indent=1) + "\n")
         from foveate.report import write_report
 
         write_report(part)
-    return Outcome(
-        faster=job.chosen is not None, met=met, reason=job.reason, plan=build.plan, speedup=job.speedup,
-        folder=out, seconds=seconds, note=job.loaded.note,
-    )  # fmt: skip
+    return found.request.out
+
+
+def copy_builds(found: Findings, part: Path) -> dict[str, str]:
+    """The very files that were scored and timed, not other builds of the plans: {label: relative file}."""
+    builds = {found.build.label: found.build} | {p.label: p.build for p in found.points}
+    order = [p.label for p in found.points]
+    files = {}
+    for label, build in builds.items():
+        folder = Path("points", str(order.index(label))) if label in order else Path()
+        (part / folder).mkdir(parents=True, exist_ok=True)
+        for file in sorted(build.file.parent.iterdir()):
+            shutil.copy2(file, part / folder / file.name)
+        files[label] = (folder / build.file.name).as_posix()
+    return files
