@@ -4,52 +4,30 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.reports import compare_results, jpeg, make_results, photo, write_folder
+from support.reports import (
+    COMPARED,
+    Page,
+    compare_results,
+    jpeg,
+    make_results,
+    photo,
+    write_folder,
+)
 
 from foveate.errors import InputError
 from foveate.report import page as report_page
 from foveate.report import write_comparison, write_report
+from foveate.report.by_method import HUES
 from foveate.report.overlay import draw, outline, runs
-from foveate.report.words import fixed, number, ratios
+from foveate.report.words import NONE, between, bounded, fixed, number
 from foveate.result import Result, write_results
 
 PLOTLY = report_page._plotly
-
-
-class Page(HTMLParser):
-    """Text, elements, and the page without the plotting library."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.inside: list[str] = []
-        self.scripts: dict[str | None, str] = {}
-        self._script: str | None = None
-        self.feed(path.read_text(encoding="utf-8"))
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.inside.append(tag)
-        self._script = dict(attrs).get("id")
-
-    def handle_endtag(self, tag):
-        while self.inside and self.inside.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        last = self.inside[-1] if self.inside else ""
-        if last in ("script", "style"):
-            self.scripts[self._script or f"{last} {len(self.scripts)}"] = data
-        else:
-            self.words.append(data)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,6 +48,8 @@ def test_the_verdict_comes_first_with_its_interval_and_its_cost(page):
     for words in (
         "1.31 \u00d7 faster", "99 % interval 1.28 to 1.34 over 700 paired runs", "0.4 points of top-1 lost",
         "95 % interval \u22120.8 to 1.6", "84 photographs the planner did not see", "openvino bf16, batch 1, 2 threads",
+        "5.14 6.09 700", "3.92 4.88 700", "Kept as far as these 84 photographs can tell.", "at least 299 unseen",
+        "foveate serve DIR", "Best in full precision", "9.86 ms", "Best of any precision", "0.1 points of top-1 lost",
     ):  # fmt: skip
         assert words in page.text[:head], words
 
@@ -87,8 +67,8 @@ def test_every_figure_of_the_files_is_shown(page, words):
     assert words in page.text
 
 
-def test_the_knob_is_drawn_by_latency_and_by_energy(page):
-    latency, energy = json.loads(page.scripts["figures"])["knob"]
+def test_operating_points_are_drawn_by_latency_and_by_energy(page):
+    latency, energy = json.loads(page.scripts["figures"])["points"]
     points = latency["data"][1]
     assert points["x"] == [5.137, 4.02, 3.51, 2.884, 2.41] and points["y"] == [88.5, 88.1, 87.25, 84.75, 79.5]
     assert points["error_y"]["array"] == pytest.approx([5] * 5)
@@ -103,10 +83,10 @@ def test_plots_hold_what_was_measured(page):
     measured = {r.tags["tokens"]: r.value for r in make_results() if r.name == "curve"}
     assert curve[1]["y"] == pytest.approx([measured[n] for n in (197, 150, 112, 80)])
     views = {v["label"]: v for v in figures["tried"]}
-    assert set(views) == {"Points lost", "KL", "Same answer"}
+    assert set(views) == {"Points lost", "KL", "Same top-1"}
     candidates = [r for r in make_results() if r.name == "candidate"]
     assert sum(len(t["x"]) for t in views["KL"]["data"] if t["mode"] == "markers") == len(candidates) + 1
-    for name, tag in (("KL", "kl"), ("Points lost", "drop")):
+    for name, tag in (("KL", "loss"), ("Points lost", "drop")):
         line = next(t for t in views[name]["data"] if t["mode"] == "lines")
         every = [(r.value, r.tags[tag]) for r in candidates]
         undominated = [p for p in every if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in every)]
@@ -175,7 +155,7 @@ def test_the_plotting_library_is_inside_once(tmp_path, monkeypatch):
 def test_a_dense_outcome_says_so_and_why(tmp_path):
     page = Page(write_report(write_folder(tmp_path / "out", faster=False)))
     assert "Dense stays" in page.text and "No plan within one point was faster." in page.text
-    assert "best dense build is what stands in this folder" in page.text and "5.14 ms" in page.text
+    assert "The best dense build on this machine is what stands in this folder" in page.text and "5.14 ms" in page.text
     assert "Nothing is reduced: all 197 tokens go through all 12 blocks." in page.text
     assert "faster, " not in page.text
 
@@ -188,19 +168,17 @@ def test_random_weights_are_said_loudly_and_claim_nothing(tmp_path):
 
 def test_without_labels_the_cost_is_agreement_and_kl(tmp_path):
     page = Page(write_report(write_folder(tmp_path / "out", labels=False)))
-    assert "The same top-1 as the dense model on 97.6 % (95 % interval 91.7 to 99.3 %)" in page.text
-    assert "KL 0.0213 nats" in page.text
-    assert [v["label"] for v in json.loads(page.scripts["figures"])["tried"]] == ["KL", "Same answer"]
+    assert "2.4 % of answers changed 95 % interval 0.7 to 8.3 %, on 84 photographs" in page.text
+    assert "KL to it 0.0213 nats" in page.text
+    assert [v["label"] for v in json.loads(page.scripts["figures"])["tried"]] == ["KL", "Same top-1"]
 
 
 def test_an_unproven_speedup_is_not_sold_as_one(tmp_path):
-    folder = write_folder(tmp_path / "out")
-    rows = [
-        r.model_copy(update={"low": 0.99, "value": 1.03, "high": 1.06}) if r.name == "speedup" else r
-        for r in make_results()
-    ]
-    write_results(folder / "results.jsonl", rows)
+    told = {"value": 1.03, "low": 0.99, "high": 1.06, "level": 0.99, "n": 700}
+    folder = write_folder(tmp_path / "out", speedup=told)
     assert "this speed-up is not proven" in Page(write_report(folder)).text
+    folder = write_folder(tmp_path / "out", speedup=told | {"low": 1.001})
+    assert "this speed-up is not proven" not in Page(write_report(folder)).text
 
 
 def test_missing_parts_are_left_out_and_named(tmp_path):
@@ -236,6 +214,7 @@ def damage(folder: Path, name: str, text: str | None) -> None:
     [
         ("plan.json", None, "plan.json"), ("plan.json", "{", "plan.json"), ("results.jsonl", None, "results.jsonl"),
         ("results.jsonl", "{}\n", "line 1"), ("verdict.json", "[", "verdict.json"),
+        ("verdict.json", '{"schema_version": 2}', "verdict.json is not a verdict: outcome"),
         ("overlays.json", '{"grid": [14, 14], "images": [{"name": "a.jpg", "jpeg_base64": "AAAA"}]}', "'a.jpg'"),
         ("overlays.json", "{}", "overlays.json is damaged: grid"),
     ],
@@ -258,7 +237,7 @@ def test_a_source_map_of_the_wrong_size_is_refused(tmp_path):
     told = json.loads((folder / "overlays.json").read_text())
     told["images"][0]["blocks"]["3"].pop()
     (folder / "overlays.json").write_text(json.dumps(told))
-    with pytest.raises(InputError, match="block 3: 195 patches; the grid has 196"):
+    with pytest.raises(InputError, match=r"blocks\[3\]: 195 patches; the grid has 196"):
         write_report(folder)
 
 
@@ -297,11 +276,26 @@ def test_numbers_read_well(value, text):
     assert number(value) == text
 
 
-def test_a_bound_is_never_rounded_onto_one():
-    assert ratios(1.31, 1.28, 1.34) == ["1.31", "1.28", "1.34"]
-    assert ratios(1.02, 1.004, 1.05) == ["1.020", "1.004", "1.050"]
-    assert ratios(1.0, 0.9, None) == ["1.00", "0.90", "\u2013"]
+def test_nothing_is_rounded_across_the_bound_it_claims():
+    assert bounded(1.31, 1.28, 1.34, 2, limits=(1.0,)) == ("1.31", "1.28", "1.34")
+    assert bounded(1.02, 1.004, 1.05, 2, limits=(1.0,)) == ("1.020", "1.004", "1.050")
+    assert bounded(1.02, 1.004, 1.05, 2) == ("1.02", "1.00", "1.05")  # what the limit is for
+    assert bounded(1.0, 0.9, None, 2, limits=(1.0,)) == ("1.00", "0.90", NONE)
+    assert bounded(1.04, None, None, limits=(1.0,))[0] == "1.04"  # points lost, of one that may be
+    assert bounded(0.96, 0.31, 0.99, limits=(1.0,)) == ("0.96", "0.31", "0.99")
+    assert number(6.674, limits=(6.67,)) == "6.674" and number(6.674) == "6.67"
     assert fixed(-0.04) == "0.0"
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0, 0.55])
+def test_printed_intervals_hold_the_true_ones(limit):
+    for x in np.random.default_rng(0).normal(limit, 0.02, (300, 3)):
+        low, value, high = sorted(x.tolist())
+        said = [float(t.replace("\u2212", "-")) for t in bounded(value, low, high, limits=(limit,))]
+        assert said[1] <= low + 1e-9 and high - 1e-9 <= said[2]
+        for true, printed in zip((value, low, high), said):
+            assert (printed > limit) == (true > limit) or abs(true - limit) < 1e-5
+    assert between(1.21, 1.29) == "1.2 to 1.3"
 
 
 def test_compare_shows_every_method_at_every_level(tmp_path):
@@ -310,8 +304,25 @@ def test_compare_shows_every_method_at_every_level(tmp_path):
     for words in ("pareto", "random", "1.30 1.28 to 1.32", "0.74", "0.0 \u22121.5 to 1.5"):
         assert words in page.text
     views = json.loads(page.scripts["figures"])["methods"]
-    assert [v["label"] for v in views] == ["Points lost", "Accuracy", "KL", "Same answer"]
-    assert all(len(v["data"]) == 9 for v in views)
+    assert [v["label"] for v in views] == ["Points lost", "Top-1", "KL", "Same top-1"]
+    assert all(len(v["data"]) == len(COMPARED) for v in views)
+
+
+def test_the_legend_names_only_lines_that_are_there_and_no_two_methods_share_a_colour(tmp_path):
+    rows = [r for r in compare_results() if not (r.tags["method"] == "ats" and r.name != "latency")]
+    rows = [r for r in rows if not (r.tags["method"] == "tofu" and r.name == "drop")]
+    page = Page(write_comparison(rows, tmp_path / "compare.html"))
+    views = {v["label"]: v for v in json.loads(page.scripts["figures"])["methods"]}
+    assert "ats" not in views["KL"]["keys"] and "tofu" in views["KL"]["keys"]
+    assert "tofu" not in views["Points lost"]["keys"]
+    shown = {a["data-key"]: "hidden" in a for t, a in page.elements if t == "li" and "data-key" in a}
+    assert set(shown) == {*COMPARED} - {"ats"} and [k for k, hidden in shown.items() if hidden] == ["tofu"]
+    for view in views.values():
+        colours = [t["line"]["color"] for t in view["data"]]
+        assert len(colours) == len(view["keys"]) == len(set(colours))
+    style = next(code for name, code in page.scripts.items() if name.startswith("style"))
+    for hue in (f"--hue-{i}" for i in range(HUES)):
+        assert len(set(re.findall(rf"{hue}: (#\w+);", style))) == 2, hue  # light and dark
 
 
 def test_compare_of_nothing_is_refused(tmp_path):

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from foveate.files import write_text
-from foveate.report.page import data_uri, render
+from foveate.report.page import render
+from foveate.report.photos import data_uri
 from foveate.report.tables import origins
 from foveate.report.words import Table, between, fixed
 from foveate.result import Result
@@ -32,6 +33,13 @@ def palette(classes: int) -> np.ndarray:
     return np.round(255 * np.array(colours)).astype(np.uint8)
 
 
+def mask_image(mask: np.ndarray, classes: int) -> Image.Image:
+    """A mask [h w] as an image with a palette: its values are the classes, what is shown their colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette(max(2, classes)).ravel().tolist())
+    return image
+
+
 def laid_over(image: Image.Image, mask: np.ndarray, classes: int, strength: float = 0.62) -> Image.Image:
     """The photograph with the colours of its classes [h w] over it; where the mask holds no class, grey and dark."""
     x, known = np.asarray(image.convert("RGB"), dtype=np.float32), mask < classes
@@ -39,6 +47,16 @@ def laid_over(image: Image.Image, mask: np.ndarray, classes: int, strength: floa
     grey = 0.35 * x.mean(-1, keepdims=True).repeat(3, -1)
     y = np.where(known[..., None], (1 - strength) * x + strength * colour, grey)
     return Image.fromarray(np.round(y).clip(0, 255).astype(np.uint8))
+
+
+def coloured(mask: np.ndarray, classes: int, strength: float = 0.62) -> bytes:
+    """A PNG of the colours of a mask's classes [h w], to lie over its photograph; clear where it holds no class."""
+    known = mask < classes
+    alpha = np.where(known, round(255 * strength), 0)[..., None].astype(np.uint8)
+    pixels = np.concatenate([palette(classes)[np.where(known, mask, 0)], alpha], axis=-1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def pane(name: str, caption: str, image: Image.Image) -> Pane:
@@ -63,7 +81,7 @@ def write_masks(
         by_class: IoU of every class in 0..1, NaN for one that does not occur.
         rows: photographs, each as panes side by side.
     """
-    from foveate import __version__
+    from foveate.version import __version__
 
     count = len(by_class)
     colours = [f"rgb({r},{g},{b})" for r, g, b in palette(count).tolist()]

@@ -3,22 +3,27 @@
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foveate import __version__
 from foveate.files import write_text
-from foveate.report import figures, tables
-from foveate.report.knob import knob
-from foveate.report.overlay import Drawing, draw
-from foveate.report.read import Overlays, Written, read_folder
-from foveate.report.words import fixed, seconds, sentence, tie
+from foveate.report import tables
+from foveate.report.claim import claim
+from foveate.report.curve import curve
+from foveate.report.key_figures import key_figures
+from foveate.report.ladder import ladder
+from foveate.report.operating import operating_points
+from foveate.report.photos import cards
+from foveate.report.read import Written, read_folder
+from foveate.report.tried import tried
+from foveate.report.words import seconds, sentence, tie
+from foveate.version import __version__
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
 def write_report(folder: str | Path) -> Path:
@@ -37,28 +42,33 @@ def write_report(folder: str | Path) -> Path:
 
 def context(written: Written) -> dict[str, Any]:
     """What the template shows: text and plain values, nothing left to compute."""
-    plots = {"knob": knob(written), "curve": figures.curve(written), "tried": figures.tried(written)}
+    plots = {"points": operating_points(written), "curve": curve(written), "tried": tried(written)}
     peaks, headroom = tables.peak_table(written)
     plan, verdict = written.plan, written.verdict
-    cards = [] if written.overlays is None or plan.dense else _cards(written, written.overlays)
+    photos = [] if written.overlays is None or plan.dense else cards(written, written.overlays)
     return {
         "title": f"{plan.model.name} on {plan.target.runtime} {plan.target.precision}",
         "version": __version__,
         "plan": plan,
         "verdict": verdict,
-        "took": None if verdict is None or verdict.seconds is None else seconds(verdict.seconds),
-        "claim": tables.claim(written),
+        "lacking": written.lacking,
+        "kind": written.kind,
+        "outputs": written.outputs,
+        "took": None if verdict is None else seconds(verdict.seconds),
+        "claim": claim(written),
+        "ladder": ladder(written),
         "random_weights": written.random_weights,
-        "keys": tables.key_figures(written),
+        "keys": key_figures(written),
         "steps": tables.steps_table(written),
+        "last_block": tables.last_block(written),
         "stairs": tables.staircase(written),
         "latencies": tables.latency_table(written),
         "speedups": tables.speed_table(written),
         "runtimes": tables.runtime_table(written),
-        "origin": tables.origin_table(written),
+        "origin": tables.origins(written.results),
         "peaks": peaks,
         "headroom": headroom,
-        "photos": cards,
+        "photos": photos,
         "has_overlays": written.overlays is not None,
         "plots": plots,
         "figures": [f for f in plots.values() if f is not None],
@@ -66,83 +76,26 @@ def context(written: Written) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One reducing block of one photograph."""
-
-    title: str
-    caption: str
-    label: str  # read out in place of the drawing
-    drawing: Drawing
-
-
-@dataclass(frozen=True)
-class Guess:
-    name: str
-    percent: str
-    width: float  # percent
-
-
-@dataclass(frozen=True)
-class Card:
-    id: str
-    name: str
-    src: str
-    rows: int
-    columns: int
-    panels: list[Panel]
-    dense: list[Guess]
-    reduced: list[Guess]
-
-
-def _cards(written: Written, overlays: Overlays) -> list[Card]:
-    h, w = overlays.grid
-    plan = written.plan
-    after, prefix = plan.schedule.after, plan.model.prefix
-    methods = {s.block: s.method for s in plan.steps}
-    cards = []
-    for i, photo in enumerate(overlays.images):
-        panels = []
-        for block, source in sorted(photo.blocks.items()):
-            d = draw(source, overlays.grid, photo.jpeg)
-            tokens = d.tokens + prefix
-            planned = after[block] if block < len(after) else tokens
-            parts = [f"{d.kept} patches kept as they are"]
-            if d.merged:
-                parts.append(f"{d.merged} merged into {len(d.regions)}")
-            if d.gone:
-                parts.append(f"{d.gone} dropped")
-            odd = "" if tokens == planned else f" (the plan says {planned})"
-            method = f", {methods[block]}" if block in methods else ""
-            panels.append(
-                Panel(
-                    title=f"Block {block + 1}{method}",
-                    caption=f"{tokens} tokens{odd}",
-                    label=f"{photo.name} after block {block + 1}: {tokens} tokens; {', '.join(parts)}.",
-                    drawing=d,
-                )
-            )
-        card = Card(f"photo-{i}", photo.name, data_uri(photo.jpeg), h, w, panels, _guesses(photo.dense),
-                    _guesses(photo.reduced))  # fmt: skip
-        cards.append(card)
-    return cards
-
-
-def _guesses(top: list[tuple[str | int, float]]) -> list[Guess]:
-    return [Guess(str(name), f"{fixed(100 * p)} %", round(100 * min(max(p, 0.0), 1.0), 2)) for name, p in top[:3]]
-
-
-def data_uri(picture: bytes) -> str:
-    """A JPEG, PNG or WebP as an address that holds it."""
-    from PIL import Image
-
-    with Image.open(BytesIO(picture)) as image:
-        kind = KINDS[image.format or "JPEG"]
-    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
-
-
 def render(template: str, **values: Any) -> str:
     """A template of this package as a page. `figures` go into it as data; scripts run only if their hash is listed."""
+    plots = [f for f in values.get("figures", []) if f is not None]
+    scripts = {"theme": _asset("theme.js"), "page": _asset("page.js"), "plotly": _plotly() if plots else ""}
+    hashes = ["sha256-" + base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts.values() if s]
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            **values,
+            style=_asset("style.css"),
+            scripts=scripts,
+            script_hashes=hashes,
+            data=embed({f.name: f.payload() for f in plots}),
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _templates() -> "jinja2.Environment":
     import jinja2
 
     env = jinja2.Environment(
@@ -150,16 +103,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     env.filters |= {"tie": tie, "sentence": sentence}
-    plots = [f for f in values.get("figures", []) if f is not None]
-    scripts = {"theme": _asset("theme.js"), "page": _asset("page.js"), "plotly": _plotly() if plots else ""}
-    hashes = ["sha256-" + base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts.values() if s]
-    return env.get_template(template).render(
-        **values,
-        style=_asset("style.css"),
-        scripts=scripts,
-        script_hashes=hashes,
-        data=embed({f.name: f.payload() for f in plots}),
-    )
+    return env
 
 
 def embed(value: object) -> str:

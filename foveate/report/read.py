@@ -1,95 +1,24 @@
 """What `foveate fit` left in a folder, as values. A missing part is None; a damaged one is an error that names it."""
 
-import base64
-import binascii
-import io
+import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ConfigDict, model_validator
+from typing import Literal
 
 from foveate.errors import InputError
-from foveate.files import read_as
+from foveate.facts import Outputs
+from foveate.files import read_text
 from foveate.plans import Plan
+from foveate.report.kinds import KINDS, Kind, outputs_of
+from foveate.report.words import percent
 from foveate.result import Result, Tag, read_results
+from foveate.written import OVERLAYS, VERDICT, BudgetKept, Milliseconds, Overlays, SpeedUp, Value, Verdict
 
 LOSS_SPLITS = ("unseen", "confirm", "search")  # best evidence first
-
-
-class Measured(BaseModel):
-    """The speed-up as `verdict.json` repeats it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    level: float | None = None
-    n: int | None = None
-
-
-class Verdict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    outcome: str = "dense"
-    reason: str = ""
-    speedup: Measured | None = None
-    seconds: float | None = None
-    random_weights: bool = False
-    command: str | None = None
-    budget: str | None = None
-    note: str | None = None
-    rejected: list[str] = []
-
-
-class Photo(BaseModel):
-    """A photograph as the model saw it, its likeliest classes, and where every patch went in the reducing blocks."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str
-    jpeg_base64: str
-    dense: list[tuple[str | int, float]] = []
-    reduced: list[tuple[str | int, float]] = []
-    blocks: dict[int, list[int]] = {}  # 0-based block -> [P]: token that holds each patch, -1 if dropped
-
-    @property
-    def jpeg(self) -> bytes:
-        return base64.b64decode(self.jpeg_base64)
-
-    @model_validator(mode="after")
-    def _decodes(self) -> "Photo":
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(base64.b64decode(self.jpeg_base64, validate=True))) as image:
-                if image.format not in ("JPEG", "PNG", "WEBP"):
-                    raise ValueError(f"photograph {self.name!r} is {image.format}; allowed: JPEG, PNG, WEBP")
-        except (OSError, binascii.Error) as e:
-            raise ValueError(f"photograph {self.name!r} cannot be decoded: {e}") from None
-        return self
-
-
-class Overlays(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    grid: tuple[int, int]  # patch rows, patch columns
-    images: list[Photo] = []
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Overlays":
-        h, w = self.grid
-        for photo in self.images:
-            for block, source in photo.blocks.items():
-                if len(source) != h * w:
-                    raise ValueError(
-                        f"photograph {photo.name!r}, block {block}: {len(source)} patches; the grid has {h * w}"
-                    )
-        return self
-
-
-Model = TypeVar("Model", bound=BaseModel)
+Role = Literal["dense", "plan"]
+ROLES: dict[Role, str] = {"dense": "dense", "plan": "chosen"}  # of verdict.json: of the tag `plan` in results.jsonl
+NAMES: dict[Role, str] = {"dense": "dense", "plan": "the plan"}  # of builds, in tables
 
 
 @dataclass(frozen=True)
@@ -101,6 +30,7 @@ class Written:
     results: list[Result]
     verdict: Verdict | None
     overlays: Overlays | None
+    lacking: str = ""  # why there is no verdict
 
     def find(self, name: str, **tags: Tag) -> list[Result]:
         """Finite results of this name whose tags have these values, in the order of the file."""
@@ -109,9 +39,16 @@ class Written:
     def first(self, name: str, **tags: Tag) -> Result | None:
         return next(iter(self.find(name, **tags)), None)
 
+    def proven(self, name: str) -> list[Result]:
+        """Those of the final check; of the search only where there was no check. Never both: samples do not mix."""
+        rows = self.find(name)
+        stages = {str(r.tags.get("stage", "verify")) for r in rows}
+        stage = "verify" if "verify" in stages else min(stages, default="")
+        return [r for r in rows if r.tags.get("stage", "verify") == stage]
+
     def verified(self, name: str, **tags: Tag) -> Result | None:
-        """The first such result of the final check, or of the search where there was no check."""
-        return self.first(name, stage="verify", **tags) or self.first(name, **tags)
+        """The first such result among the `proven` ones."""
+        return next(iter(find(self.proven(name), name, **tags)), None)
 
     def loss(self, name: str, **tags: Tag) -> Result | None:
         """The first such result on the photographs that are the best evidence there is."""
@@ -124,9 +61,92 @@ class Written:
     def random_weights(self) -> bool:
         return self.plan.model.weights == "random" or (self.verdict is not None and self.verdict.random_weights)
 
+    @property
+    def faster(self) -> bool:
+        return not self.plan.dense if self.verdict is None else self.verdict.outcome == "faster"
+
+    @property
+    def outputs(self) -> Outputs:
+        """The kind of output: of the verdict, of the results, or else classes."""
+        if self.verdict is not None:
+            return self.verdict.outputs
+        return outputs_of(self.results)
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.outputs]
+
+    @property
+    def budget(self) -> BudgetKept | None:
+        return None if self.verdict is None else self.verdict.budget
+
+    @property
+    def most_ms(self) -> float | None:
+        """The latency that was asked for."""
+        return None if self.budget is None else self.budget.latency_ms
+
+    @property
+    def speedup(self) -> SpeedUp | None:
+        if self.verdict is not None:
+            return self.verdict.speedup
+        found = self.verified("speedup", plan="chosen")
+        if found is None or found.low is None or found.high is None:
+            return None
+        level, n = found.level or 0.0, found.n or 0
+        return SpeedUp(value=found.value, low=found.low, high=found.high, level=level, n=n)
+
+    @property
+    def cost(self) -> Value | None:
+        """Of the plan: points lost, or without labels the percentage of what changed."""
+        if self.verdict is not None:
+            return None if self.verdict.cost is None else value_of(self.verdict.cost)
+        if (drop := self.loss("drop", plan="chosen")) is not None:
+            return value_of(drop)
+        same = self.loss("agreement", plan="chosen")
+        return None if same is None else changed(value_of(same))
+
+    @property
+    def agreement(self) -> Value | None:
+        if self.verdict is not None:
+            return None if self.verdict.agreement is None else value_of(self.verdict.agreement)
+        same = self.loss("agreement", plan="chosen")
+        return None if same is None else value_of(same)
+
+    @property
+    def timings(self) -> dict[Role, Milliseconds]:
+        """Of both builds, from the pairs of the proof."""
+        if self.verdict is not None and self.verdict.latency_ms:
+            return dict(self.verdict.latency_ms)
+        found: dict[Role, Milliseconds] = {}
+        for role, tag in ROLES.items():
+            row = self.verified("latency", plan=tag)
+            if row is not None:
+                p99 = row.tags.get("p99")
+                p99 = float(p99) if isinstance(p99, int | float) and isfinite(p99) else None
+                found[role] = Milliseconds(p50=row.value, p99=p99, n=row.n or 0)
+        return found
+
 
 def find(results: list[Result], name: str, **tags: Tag) -> list[Result]:
     return [r for r in results if r.name == name and all(r.tags.get(k) == v for k, v in tags.items())]
+
+
+def value_of(found: Result | Value) -> Value:
+    """In points or percent where it is a share."""
+    value, low, high = (percent(found, v) for v in (found.value, found.low, found.high))
+    return Value(
+        name=found.name, value=value or 0.0, unit="points" if found.name == "drop" else "%", low=low, high=high,
+        level=found.level, n=found.n,
+    )  # fmt: skip
+
+
+def changed(same: Value) -> Value:
+    """What is left of 100 % by an agreement."""
+    low = None if same.high is None else 100 - same.high
+    high = None if same.low is None else 100 - same.low
+    return same.model_copy(
+        update={"name": "changed", "unit": "points", "value": 100 - same.value, "low": low, "high": high}
+    )
 
 
 def read_folder(folder: str | Path) -> Written:
@@ -137,14 +157,26 @@ def read_folder(folder: str | Path) -> Written:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; a report is made from a folder that `foveate fit` wrote")
+    plan, results = Plan.load(folder / "plan.json"), read_results(folder / "results.jsonl")
+    lacking = _why_no_verdict(folder / VERDICT)
     return Written(
         folder=folder,
-        plan=Plan.load(folder / "plan.json"),
-        results=read_results(folder / "results.jsonl"),
-        verdict=_optional(folder / "verdict.json", Verdict),
-        overlays=_optional(folder / "overlays.json", Overlays),
+        plan=plan,
+        results=results,
+        verdict=None if lacking else Verdict.load(folder),
+        overlays=Overlays.load(folder) if (folder / OVERLAYS).exists() else None,
+        lacking=lacking,
     )
 
 
-def _optional(path: Path, kind: type[Model]) -> Model | None:
-    return read_as(kind, path) if path.exists() else None
+def _why_no_verdict(path: Path) -> str:
+    """Empty where there is one of this schema, or a file that is damaged, which reading it will say."""
+    if not path.exists():
+        return f"{path.name} is not in the folder"
+    try:
+        told = json.loads(read_text(path))
+    except json.JSONDecodeError:
+        return ""
+    if isinstance(told, dict) and told.get("schema_version") != 2:
+        return f"{path.name} was written by another version of foveate"
+    return ""

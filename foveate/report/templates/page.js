@@ -37,6 +37,7 @@
     };
     Plotly.react(box, resolve(view.data, css), resolve(layout, css), { displayModeBar: false, responsive: true });
     document.getElementById(`${name}-y`).textContent = view.y;
+    for (const key of box.parentNode.querySelectorAll("[data-key]")) key.hidden = !view.keys.includes(key.dataset.key);
   };
   const drawAll = () => Object.keys(figures).forEach(draw);
 
