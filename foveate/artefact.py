@@ -3,14 +3,16 @@
 model.*          for the runtime that plan.json names
 plan.json        model, steps, runtime, precision, batch (foveate.plans.Plan)
 preprocess.json  how a photograph becomes the input (foveate.preprocess.Preprocess)
-model.json       the model file's name, class names, and whether the weights are random
+model.json       the model file's name, what it answers with, class names, and whether the weights are random
 frontier.json    where the model is elastic: operating points and their model files (foveate.elastic.Frontier)
+gallery.*        of a model that embeds: vectors of photographs, named in model.json (foveate.evaluate.gallery.Gallery)
 """
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -18,31 +20,38 @@ from pydantic import BaseModel, ConfigDict
 from foveate.elastic import Frontier, Point
 from foveate.elastic.frontier import FILE as FRONTIER
 from foveate.errors import InputError
+from foveate.evaluate.gallery import Gallery
+from foveate.evaluate.judges import shown
+from foveate.evaluate.judges.showing import drawn
+from foveate.facts import Outputs
 from foveate.files import read_as, replacing_folder, write_text
 from foveate.hardware.device import default_threads
 from foveate.plans import Plan
 from foveate.preprocess import Preprocess, read_image
-from foveate.runtimes import RUNTIMES, Runner
+from foveate.runtimes import RUNTIMES, Runner, why_not
+from foveate.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Card(BaseModel):
+class ModelCard(BaseModel):
     """What `model.json` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     file: str
+    outputs: Outputs = "classes"
     classes: tuple[str, ...] | None = None
+    gallery: tuple[str, ...] | None = None  # names of the photographs in gallery.safetensors
     note: str | None = None  # shown wherever the model is: random weights, for one
 
 
-def check_runtime(runtime: str, precision: str) -> None:
-    """Raise InputError where `runtime` cannot run `precision` on this machine, saying why."""
-    if reason := RUNTIMES[runtime].why_not(precision):
-        raise InputError(f"runtime {runtime} cannot run {precision} here: {reason}")
+def check_target(target: Target) -> None:
+    """Raise InputError where this machine has not what `target` names, saying why."""
+    if reason := why_not(target):
+        raise InputError(f"runtime {target.runtime} cannot run {target.precision} here: {reason}")
 
 
 def export(
@@ -64,7 +73,7 @@ def export(
     Raises:
         InputError: where the plan does not fit the model, the runtime cannot be used, or the folder not be written.
     """
-    check_runtime(plan.target.runtime, plan.target.precision)
+    check_target(plan.target)
     with replacing_folder(folder) as part:
         write_artefact(part, model, plan, preprocess=preprocess, classes=classes, note=note, calibration=calibration)
     return Path(folder)
@@ -91,29 +100,58 @@ def write_artefact(
         )
     shape = (plan.target.batch, *facts.image)
     file = RUNTIMES[plan.target.runtime].build(
-        adapt(model, plan.steps).eval(), folder, shape=shape, precision=plan.target.precision, calibration=calibration
-    )
-    write_card(folder, plan, file.name, preprocess, classes, note)
+        adapt(model, plan.steps).eval(), folder, shape=shape, precision=plan.target.precision,
+        device=plan.target.device, calibration=calibration,
+    )  # fmt: skip
+    write_card(folder, plan, file.name, preprocess, classes, note, outputs=facts.outputs)
     return file
 
 
 def write_card(
-    folder: Path, plan: Plan, file: str, preprocess: Preprocess, classes: Sequence[str] | None, note: str | None
+    folder: Path,
+    plan: Plan,
+    file: str,
+    preprocess: Preprocess,
+    classes: Sequence[str] | None,
+    note: str | None,
+    outputs: Outputs = "classes",
 ) -> None:
     """What stands beside the model file `file`, which is there already."""
     plan.save(folder / "plan.json")
     preprocess.save(folder / "preprocess.json")
-    card = Card(file=file, classes=tuple(classes) if classes else None, note=note)
+    card = ModelCard(file=file, outputs=outputs, classes=tuple(classes) if classes else None, note=note)
+    write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")
+
+
+def write_gallery(folder: str | Path, names: Sequence[str], vectors: np.ndarray) -> None:
+    """Put photographs beside a model that embeds, for `foveate run` and the server to show the nearest of.
+
+    Args:
+        folder: one with its card written.
+        vectors: float32 [S C], what the model answers to the photographs `names`.
+
+    Raises:
+        InputError: a model that does not embed, or vectors and names that make no gallery.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    if card.outputs != "embedding":
+        raise InputError(f"a gallery for {folder}, which answers with {card.outputs}; allowed: embedding")
+    Gallery(tuple(names), np.asarray(vectors, dtype=np.float32)).save(folder)
+    card = card.model_copy(update={"gallery": tuple(names)})
     write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")
 
 
 class Artefact:
-    """A deployed model, opened: photographs or arrays in, logits or named classes out. Needs no torch to be installed
-    where its runtime needs none (onnxruntime, openvino)."""
+    """A deployed model, opened: photographs or arrays in; classes, vectors or masks out, by the model's kind. Needs no
+    torch to be installed where its runtime needs none (onnxruntime, openvino)."""
 
-    def __init__(self, folder: str | Path, *, threads: int | None = None, at: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, threads: int | None = None, device: str | None = None, at: int | None = None
+    ) -> None:
         """
         Args:
+            device: to run on, of the kind that it was built for; by default the plan's.
             at: operating point of `frontier` that calls go to; by default the plan's own file.
 
         Raises:
@@ -121,11 +159,13 @@ class Artefact:
         """
         self.folder = Path(folder)
         self.plan = Plan.load(self.folder)
-        check_runtime(self.plan.target.runtime, self.plan.target.precision)
+        changed = {} if device is None else {"device": Target.of(device=device).device}
+        self.target = self.plan.target.model_copy(update=changed)
+        check_target(self.target)
         self.preprocess = Preprocess.load(self.folder / "preprocess.json")
         self.card = read_card(self.folder)
         self.frontier = Frontier.load(self.folder) if (self.folder / FRONTIER).exists() else None
-        self.threads = threads or self.plan.target.threads or default_threads()
+        self.threads = threads or self.target.threads or default_threads()
         self._runners: dict[str, Runner] = {}
         self.at = at
         self._runner(at)
@@ -133,6 +173,20 @@ class Artefact:
     @property
     def classes(self) -> tuple[str, ...] | None:
         return self.card.classes
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the model answers with."""
+        return self.card.outputs
+
+    @cached_property
+    def gallery(self) -> Gallery | None:
+        """The photographs beside the model, where there are any.
+
+        Raises:
+            InputError: where they are missing or damaged.
+        """
+        return None if self.card.gallery is None else Gallery.load(self.folder, self.card.gallery)
 
     def within_ms(self, budget: float) -> Point:
         """From now on calls go to the best operating point whose median is within `budget`, which is returned.
@@ -146,7 +200,8 @@ class Artefact:
         return self.frontier.points[self.at]
 
     def __call__(self, images: np.ndarray, at: int | None = None) -> np.ndarray:
-        """Preprocessed images [S 3 h w] float32 -> logits [S classes] float32, in batches of the plan's size.
+        """Preprocessed images [S 3 h w] float32 -> outputs [S ...] float32, in batches of the plan's size: logits
+        [S classes], vectors [S C], or logits of pixels [S classes h w].
 
         `at`: an operating point for this call alone.
         """
@@ -168,31 +223,57 @@ class Artefact:
             file = self.folder / name
             if not file.exists():
                 raise InputError(f"{self.folder} lacks its model file {name}")
-            self._runners[name] = RUNTIMES[self.plan.target.runtime].load(
-                file, precision=self.plan.target.precision, threads=self.threads
+            self._runners[name] = RUNTIMES[self.target.runtime].load(
+                file, precision=self.target.precision, threads=self.threads, device=self.target.device
             )
         return self._runners[name]
 
     def top(self, image: str | Path, k: int = 5) -> list[tuple[str, float]]:
-        """The `k` likeliest classes of a photograph, with their probabilities."""
-        from foveate.evaluate import top
+        """The `k` likeliest classes of a photograph, with their probabilities.
 
-        return top(self(self.preprocess(read_image(image))[None])[0], self.classes, k)
+        Raises:
+            InputError: a model that answers with something else; names what to call.
+        """
+        self._answers("classes")
+        return shown("classes", self(self._inputs([image]))[0], self.classes, k)
 
-    def timed(self, images: Sequence[str | Path], k: int = 5) -> list[dict[str, Any]]:
-        """A row a photograph: `image`, `latency_ms` of the model alone, `top`."""
-        from foveate.evaluate import top
+    def embed(self, images: Sequence[str | Path]) -> np.ndarray:
+        """The vectors of photographs, float32 [S C].
 
-        inputs = [self.preprocess(read_image(image))[None] for image in images]
+        Raises:
+            InputError: as `top`.
+        """
+        self._answers("embedding")
+        return self(self._inputs(images))
+
+    def masks(self, images: Sequence[str | Path]) -> np.ndarray:
+        """The class of every pixel that the model sees of photographs, uint8 [S h w]; not what the crop loses.
+
+        Raises:
+            InputError: as `top`.
+        """
+        self._answers("masks")
+        return np.stack([drawn(logits) for logits in self(self._inputs(images))])
+
+    def _inputs(self, images: Sequence[str | Path]) -> np.ndarray:
+        return np.stack([self.preprocess(read_image(image)) for image in images])
+
+    def _answers(self, kind: Outputs) -> None:
+        calls: dict[Outputs, str] = {"classes": "top(image)", "embedding": "embed(images)", "masks": "masks(images)"}
+        if self.outputs != kind:
+            raise InputError(f"{self.folder} answers with {self.outputs}, not {kind}; allowed: {calls[self.outputs]}")
+
+    def timed(self, images: Sequence[str | Path]) -> list[tuple[np.ndarray, float]]:
+        """(outputs [...], latency_ms of the model alone) of each photograph, in calls of their own."""
+        inputs = [self._inputs([image]) for image in images]
         self(inputs[0])  # the first call of a runtime pays for its start
         rows = []
-        for image, x in zip(images, inputs, strict=True):
+        for x in inputs:
             began = time.perf_counter()
-            logits = self(x)
-            ms = (time.perf_counter() - began) * 1e3
-            rows.append({"image": str(image), "latency_ms": round(ms, 3), "top": top(logits[0], self.classes, k)})
+            found = self(x)[0]
+            rows.append((found, 1e3 * (time.perf_counter() - began)))
         return rows
 
 
-def read_card(folder: Path) -> Card:
-    return read_as(Card, folder / "model.json")
+def read_card(folder: Path) -> ModelCard:
+    return read_as(ModelCard, folder / "model.json")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,12 @@ def stages() -> Iterator[Any]:
                     err.print(f"{stage}: {escape(text)}")
 
         yield progress
+
+
+def say(lines: Iterable[str]) -> None:
+    """Lines that a user should know of, on stderr."""
+    for line in lines:
+        err.print(f"[dim]note[/]     {escape(line)}")
 
 
 def escape(text: str) -> str:

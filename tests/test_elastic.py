@@ -1,13 +1,19 @@
 """One knob: a frontier is what was measured, in order, and a policy chooses from it by what the moment asks for."""
 
+import json
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from foveate.elastic import Battery, Confident, Deadline, Demand, Fixed, Frontier, Point, Power
+from foveate.elastic.frontier import Figure
 from foveate.errors import InputError
+from foveate.evaluate import JUDGES
 from foveate.plans import Step
+from foveate.target import Target
 
 
 def point(ms, quality, mj=None, steps=1):
@@ -21,7 +27,7 @@ def point(ms, quality, mj=None, steps=1):
 
 def frontier(*points, batch=1):
     return Frontier(
-        runtime="onnxruntime", precision="fp32", batch=batch, threads=2, figure="top-1", images=100, energy="modelled",
+        target=Target(runtime="onnxruntime", batch=batch, threads=2), figure="top-1", images=100, energy="modelled",
         energy_source="a test", points=points or (point(10, 95, steps=0), point(8, 94), point(6, 92), point(4, 85)),
     )  # fmt: skip
 
@@ -30,8 +36,30 @@ def test_a_frontier_comes_back_from_its_file_and_a_damaged_one_is_named(tmp_path
     frontier().save(tmp_path)
     assert Frontier.load(tmp_path) == frontier()
     (tmp_path / "frontier.json").write_text('{"points": []}')
-    with pytest.raises(InputError, match=r"frontier\.json is not a frontier: runtime"):
+    with pytest.raises(InputError, match=r"frontier\.json is not a frontier: target"):
         Frontier.load(tmp_path)
+
+
+def test_a_frontier_of_the_first_schema_is_read(tmp_path):
+    flat = json.loads(frontier(batch=4).model_dump_json())
+    flat |= {"schema_version": 1} | {k: v for k, v in flat.pop("target").items() if k != "device"}
+    (tmp_path / "frontier.json").write_text(json.dumps(flat))
+    assert Frontier.load(tmp_path) == frontier(batch=4)
+    (tmp_path / "frontier.json").write_text(json.dumps(flat | {"batch": 0}))
+    with pytest.raises(InputError, match=r"is not a frontier: target\.batch"):
+        Frontier.load(tmp_path)
+
+
+def test_every_kind_has_a_name_for_quality():
+    for judge in JUDGES.values():
+        assert {judge.words.score, judge.words.agreement} <= set(get_args(Figure))
+
+
+@pytest.mark.parametrize("figure", get_args(Figure))
+def test_quality_is_named_by_the_kind_of_output(figure):
+    assert Frontier.model_validate(frontier().model_dump() | {"figure": figure}).figure == figure
+    with pytest.raises(ValidationError, match="figure"):
+        Frontier.model_validate(frontier().model_dump() | {"figure": figure + "s"})
 
 
 def test_points_fall_in_latency_and_the_first_is_whole():

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from foveate import __version__
 from foveate.cli.answering import run, serve
 from foveate.cli.making import export, fit, train
 from foveate.cli.measuring import compare, evaluate, profile
 from foveate.cli.telling import doctor, list_
 from foveate.console import guarded, out
+from foveate.version import __version__
 
 app = typer.Typer(
     name="foveate",

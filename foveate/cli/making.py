@@ -7,20 +7,25 @@ import typer
 
 from foveate.cli.options import (
     BUNDLED,
+    DEVICE,
     AllowPickle,
     AsJson,
     Batch,
     Data,
+    DeviceOpt,
     Fresh,
     ModelArg,
+    ModelOption,
+    OutputsOpt,
     PrecisionOpt,
     RandomWeights,
     RuntimeOpt,
     Seed,
     Threads,
     Weights,
+    model_options,
 )
-from foveate.console import command_line, emit, err, escape, stages
+from foveate.console import command_line, emit, err, say, stages
 
 
 def fit(
@@ -28,11 +33,19 @@ def fit(
     weights: Weights = None,
     random_weights: RandomWeights = False,
     allow_pickle: AllowPickle = False,
+    model_option: ModelOption = None,
+    outputs: OutputsOpt = None,
     data: Data = None,
-    max_drop: Annotated[float | None, typer.Option(help="points of top-1 that may be lost (default 1)")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="points of top-1, kNN accuracy or mIoU that may be lost (default 1)")
+    ] = None,
     latency_ms: Annotated[float | None, typer.Option(help="milliseconds a call may take (p50)")] = None,
     speedup: Annotated[float | None, typer.Option(help="how many times faster than the best dense build")] = None,
-    device: Annotated[str, typer.Option(help="cpu")] = "cpu",
+    confident: Annotated[
+        bool, typer.Option("--confident", help="demand that the photographs show the loss to be within the budget")
+    ] = False,
+    min_cosine: Annotated[float | None, typer.Option(help="of the worst unseen embedding to the given model's")] = None,
+    device: DeviceOpt = DEVICE,
     runtime: RuntimeOpt = "auto",
     precision: PrecisionOpt = "auto",
     batch: Batch = 1,
@@ -43,8 +56,9 @@ def fit(
     alpha: Annotated[float, typer.Option(help="weight of latency in POMT's utility, 0 to 1")] = 0.5,
     images: Annotated[int, typer.Option(help="photographs used at most")] = 512,
     points: Annotated[
-        int | None, typer.Option(help="measure so many operating points: the knob of `run --budget-ms` and `serve`")
+        int | None, typer.Option(help="measure so many operating points, for `run --budget-ms` and `serve`")
     ] = None,
+    seconds: Annotated[float | None, typer.Option(help="how long the whole fit should take, about")] = None,
     seed: Seed = 0,
     fresh: Fresh = False,
     as_json: AsJson = False,
@@ -57,27 +71,29 @@ def fit(
 
         foveate fit vit_tiny_patch16_224 --weights vit_tiny.safetensors --data photos/ --max-drop 1.0
 
+        foveate fit vit_tiny_patch16_224 --weights vit_tiny.safetensors --model-option num_classes=0 --data photos/
+
         foveate fit deit_small_patch16_224 --random-weights --latency-ms 12 --runtime openvino
+
+        foveate fit --max-drop 2 --confident --seconds 120
 
         foveate fit runs/clothing_iret --data photos/ --points 6
     """
-    from foveate.fitting import Budget
-    from foveate.fitting import fit as run_fit
-
     with stages() as progress:
+        progress("start", 0.0, model)  # importing torch takes longer than a person waits for a sign of life
+        from foveate.cli.verdict import show
+        from foveate.fitting import Budget
+        from foveate.fitting import fit as run_fit
+
         outcome = run_fit(
             model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
-            budget=Budget(max_drop=max_drop, latency_ms=latency_ms, speedup=speedup), device=device, runtime=runtime,
+            budget=Budget(max_drop, latency_ms, speedup, confident, min_cosine), device=device, runtime=runtime,
             precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, planner=planner,
-            alpha=alpha, images=images, points=points, seed=seed, fresh=fresh, command=command_line(),
-            progress=progress,
+            alpha=alpha, images=images, points=points, seed=seed, fresh=fresh, seconds=seconds,
+            command=command_line(), outputs=outputs, options=model_options(model_option, run_fit),
+            progress=progress, say=lambda line: say([line]),
         )  # fmt: skip
-    err.print()
-    err.print(("[bold green]faster[/]  " if outcome.faster else "[bold yellow]dense[/]   ") + escape(outcome.reason))
-    err.print(f"plan     {escape(outcome.plan.summary())}")
-    err.print(f"written  {outcome.folder}/ (report.html, plan.json, model; {outcome.seconds:.0f} s)")
-    if outcome.note:
-        err.print(f"[bold red]note[/]     {escape(outcome.note)}")
+    show(outcome)
     emit(outcome.to_dict(), as_json)
     raise typer.Exit(outcome.exit_code)
 

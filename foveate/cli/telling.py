@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from foveate.cli.options import AsJson
-from foveate.console import emit, escape, out
+from foveate.console import emit, escape, out, stages
 
 
 def list_(
@@ -32,7 +32,7 @@ def list_(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """What this machine is: cores, instruction sets, memory, runtimes, and the peaks it reaches.
+    """What this machine is: cores, instruction sets, memory, runtimes on each device, and the peaks it reaches.
 
     Example:
 
@@ -40,7 +40,8 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from foveate.commands.listing import examine
 
-    facts = examine()
+    with stages() as progress:
+        facts = examine(progress)
     if not as_json:
         table = Table("fact", "value", show_header=False)
         for key, value in facts.items():

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foveate.errors import InputError
 from foveate.files import read_as, write_text
 from foveate.plans import Step
+from foveate.target import Target
 
 FILE = "frontier.json"
+Figure = Literal["top-1", "agreement", "same top-1", "kNN accuracy", "same neighbours", "mIoU", "same pixels"]
+"""By kind of output, what is right by the labels, or without them what stays of the given model's answers; in files of
+before there were kinds the latter is "agreement"."""
 
 
 class Point(BaseModel):
@@ -42,17 +46,24 @@ class Frontier(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
-    runtime: str
-    precision: str
-    batch: int = Field(ge=1)
-    threads: int = Field(ge=1)
-    figure: Literal["top-1", "agreement"]  # what quality is: right answers, or without labels the whole model's
+    schema_version: Literal[2] = 2
+    target: Target
+    figure: Figure  # what quality is
     images: int = Field(ge=1)  # photographs behind it, which no search has seen
     energy: Literal["measured", "modelled"]
     energy_source: str
     points: tuple[Point, ...] = Field(min_length=1)
     origin: dict[str, str | int | float | bool | list[str] | None] = {}  # device and versions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_first_schema(cls, data: Any) -> Any:
+        """Where the model runs stood among the frontier's own fields."""
+        if not isinstance(data, dict) or data.get("schema_version") != 1:
+            return data
+        flat = {k: v for k, v in data.items() if k in Target.model_fields}
+        rest = {k: v for k, v in data.items() if k not in Target.model_fields}
+        return {**rest, "schema_version": 2, "target": flat}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -67,7 +67,7 @@ class Deadline(Policy):
             raise InputError(f"margin is {self.margin:g}; allowed: above 0 to 1")
 
     def choose(self, frontier: Frontier, demand: Demand) -> int:
-        aim, batch, allowed = self.slo_ms * self.margin, frontier.batch, float("inf")
+        aim, batch, allowed = self.slo_ms * self.margin, frontier.target.batch, float("inf")
         for i, waited in enumerate(demand.waited_ms):
             allowed = min(allowed, (aim - waited) / (i // batch + 1))
         able = [i for i, p in enumerate(frontier.points) if p.latency_ms * demand.slowdown <= allowed]

@@ -2,6 +2,7 @@
 
 protocol.py  Open Inference Protocol v2 bodies <-> numpy     batcher.py   the bounded queue and the model's thread
 app.py       routes, and what OpenAPI says of them           gate.py      ids, token, refusals, log lines: every request
+photos.py    /classify, /embed, /segment                     service.py   from a body to an answer
 bodies.py    bodies received within their limits             metrics.py   what Prometheus reads
 served.py    the folder, loaded and warmed                   server.py    uvicorn, signals, workers
 """

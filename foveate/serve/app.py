@@ -2,108 +2,36 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
-import numpy as np
 import pydantic_core
-from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
-from foveate import __version__
 from foveate.errors import InputError, TooLarge
-from foveate.evaluate import top
-from foveate.preprocess import decode_image
 from foveate.serve import openapi, protocol
-from foveate.serve.batcher import Answer, Batcher, Closed, Full, ModelFailed
-from foveate.serve.bodies import Bodies, Refused, file_of
-from foveate.serve.gate import Gate, State
+from foveate.serve.batcher import ModelFailed
+from foveate.serve.bodies import RAW, Refused, media_type
+from foveate.serve.gate import Gate, ServerState
 from foveate.serve.metrics import TYPE, Metrics
-from foveate.serve.protocol import Spec
+from foveate.serve.photos import add_photo_route
 from foveate.serve.served import Served
+from foveate.serve.service import Service
 from foveate.serve.settings import Settings
+from foveate.version import __version__
 
-DECODERS = 2  # photographs decoded at once: each may take hundreds of MB
-INLINE = 65536  # bytes of JSON that are parsed on the event loop; more would hold up everyone
-RAW = ("application/octet-stream", "application/x-www-form-urlencoded", "")  # the second is what curl says by default
+INLINE = 65536  # bytes that are parsed or written on the event loop; more would hold up everyone
 Length = Annotated[int | None, Header(alias="Inference-Header-Content-Length", ge=0)]
 
 
-class Service:
-    """What the routes share: the model's queue, the decoders, the limits."""
-
-    def __init__(self, served: Served, settings: Settings, metrics: Metrics, state: State) -> None:
-        assert served.spec is not None
-        self.served, self.settings, self.metrics, self.state = served, settings, metrics, state
-        self.spec: Spec = served.spec
-        # Room for eight of the largest bodies, or for an ordinary one of everybody under way.
-        self.bodies = Bodies(settings.max_body_bytes, settings.receive_s, 8 * settings.max_body_bytes)
-        self.batcher = Batcher(
-            served.call, served.choose, batch=served.batch, queue=settings.queue, batch_ms=settings.batch_ms,
-            latencies=served.latencies, seen=metrics.called,
-        )  # fmt: skip
-        metrics.watch(self.batcher)
-        self.pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-
-    async def in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
-
-    async def decoded(self, photos: tuple[bytes, ...]) -> list[np.ndarray]:
-        """Encoded files -> preprocessed [3 h w] each."""
-        if not self.batcher.room(len(photos)):  # before the work, not after it
-            raise self.full(len(photos))
-
-        def work(data: bytes, name: str) -> np.ndarray:
-            image = decode_image(data, name, max_pixels=self.settings.max_pixels)
-            return self.served.artefact.preprocess(image)
-
-        return [await self.in_pool(work, data, f"{i}") for i, data in enumerate(photos)]
-
-    def full(self, images: int) -> Refused:
-        return Refused(503, f"{self.batcher.depth} images wait, {images} more find no room; come again", "queue")
-
-    async def answer(self, request: Request, images: list[np.ndarray] | np.ndarray) -> Answer:
-        """Queue the images, and leave the queue with the client."""
-        passage = request.scope["passage"]
-        try:
-            job = self.batcher.submit(list(images), since=passage.began)
-        except Full:
-            raise self.full(len(images)) from None
-        except Closed:
-            raise Refused(503, "shutting down; nothing new is taken", "draining") from None
-        done = asyncio.wrap_future(job.future)
-        gone = asyncio.ensure_future(_left(request))
-        try:
-            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not done.done():
-                raise ClientDisconnect
-            answer = done.result()
-        finally:
-            gone.cancel()
-            if not done.done():
-                self.batcher.drop(job)
-                done.cancel()
-        passage.facts |= {
-            "images": len(images), "operating_point": answer.point, "model_ms": round(answer.latency_ms, 3)
-        }  # fmt: skip
-        return answer
-
-
-async def _left(request: Request) -> None:
-    """Returns when the client has gone; its body was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def create_app(
-    served: Served, settings: Settings, *, signals: Callable[[State], AbstractContextManager[None]] | None = None
+    served: Served, settings: Settings, *, signals: Callable[[ServerState], AbstractContextManager[None]] | None = None
 ) -> FastAPI:
     """The ASGI application of a loaded model; `signals` surrounds its life (see server.py)."""
-    state, metrics = State(), Metrics(served)
+    state, metrics = ServerState(), Metrics(served)
     service = Service(served, settings, metrics, state)
     spec = service.spec
 
@@ -130,7 +58,7 @@ def create_app(
 
     @app.get("/v2", **replies.json(openapi.ServerMetadata))
     async def server_metadata() -> Response:
-        return _json({"name": "foveate", "version": __version__, "extensions": protocol.EXTENSIONS})
+        return _json({"name": "foveate", "version": __version__, "extensions": spec.extensions})
 
     @app.get("/v2/health/live", **replies.json(openapi.Live, open=True))
     async def live() -> Response:
@@ -163,7 +91,7 @@ def create_app(
     @app.post("/v2/models/{name}/infer", **replies.infer(spec))
     async def infer(request: Request, name: str, header_length: Length = None) -> Response:
         check(name, None)
-        _media(request, ("application/json", *RAW))
+        media_type(request, ("application/json", *RAW))
         async with service.bodies.receive(request) as body:
             small = (len(body) if header_length is None else header_length) <= INLINE
             ask = protocol.read(body, header_length, spec) if small else await service.in_pool(
@@ -171,7 +99,9 @@ def create_app(
             )  # fmt: skip
             images = await service.decoded(ask.photos) if ask.images is None else ask.images
             answer = await service.answer(request, images)
-        content, length = protocol.write(ask, answer.logits, spec, answer.points, answer.latency_ms)
+        said = (ask, answer.outputs, spec, answer.points, answer.latency_ms)
+        inline = answer.outputs.nbytes <= INLINE
+        content, length = protocol.write(*said) if inline else await service.in_pool(protocol.write, *said)
         if length is None:
             return Response(content, media_type="application/json")
         return Response(
@@ -185,20 +115,7 @@ def create_app(
         check(name, version)
         return await infer(request, name, header_length)
 
-    @app.post("/classify", **replies.classify())
-    async def classify(
-        request: Request, k: Annotated[int, Query(ge=1, le=spec.classes)] = min(5, spec.classes)
-    ) -> Response:
-        """The likeliest classes of one photograph."""
-        kind = _media(request, ("image/", "multipart/form-data", *RAW))
-        async with service.bodies.receive(request) as body:
-            file = file_of(body, request.headers["content-type"]) if kind == "multipart/form-data" else bytes(body)
-            answer = await service.answer(request, await service.decoded((file,)))
-        likeliest = [{"class": name, "share": share} for name, share in top(answer.logits[0], spec.labels, k)]
-        return _json({
-            "id": request.scope["passage"].id, "top": likeliest, "operating_point": answer.point,
-            "model_ms": round(answer.latency_ms, 3),
-        })  # fmt: skip
+    add_photo_route(app, service, replies)
 
     @app.get("/metrics", **replies.text(TYPE))
     async def metrics_text() -> Response:
@@ -206,19 +123,6 @@ def create_app(
 
     openapi.settle(app, settings.token is not None, {"name": spec.name, "version": protocol.VERSION})
     return app
-
-
-def _media(request: Request, allowed: tuple[str, ...]) -> str:
-    """The body's media type.
-
-    Raises:
-        Refused: 415 for one that is not allowed (a name that ends in a slash allows all of its kind).
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not any(kind == a or (a.endswith("/") and kind.startswith(a)) for a in allowed):
-        shown = ", ".join(f"{a}*" if a.endswith("/") else a for a in allowed if a)
-        raise Refused(415, f"content-type is {kind[:80]!r}; allowed: {shown}")
-    return kind
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -15,7 +15,7 @@ import numpy as np
 
 from foveate.elastic import Demand
 
-SMOOTHING = 0.2  # weight of the last call in `slowdown`: one call that was interrupted does not turn the knob
+SMOOTHING = 0.2  # weight of the last call in `slowdown`: one that was interrupted moves no operating point
 
 
 class Full(Exception):
@@ -32,9 +32,9 @@ class ModelFailed(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """logits [n classes]; points: of every image; latency_ms: of the calls they were in."""
+    """outputs [n ...]; points: of every image; latency_ms: of the calls they were in."""
 
-    logits: np.ndarray
+    outputs: np.ndarray
     points: tuple[int, ...]
     latency_ms: float
 
@@ -49,7 +49,7 @@ class Job:
     """A request's images under way; `future` ends with an `Answer`, or raises `ModelFailed`."""
 
     since: float
-    rows: dict[int, tuple[np.ndarray, int]]  # by image, as far as they are there: logits and operating point
+    rows: dict[int, tuple[np.ndarray, int]]  # by image, as far as they are there: output and operating point
     left: int
     future: "Future[Answer]" = field(default_factory=Future)
     seconds: float = 0.0
@@ -67,7 +67,7 @@ class Batcher:
     """Takes up to `batch` images a call, and waits at most `batch_ms` after the first for more.
 
     Args:
-        call: (images [n 3 h w], operating point) -> logits [n classes].
+        call: (images [n 3 h w], operating point) -> outputs [n ...].
         choose: the operating point for a demand.
         latencies: ms of a call at every operating point as measured, for `slowdown`; none: it stays 1.
         queue: images that may wait; past it `submit` raises Full.
@@ -160,10 +160,10 @@ class Batcher:
             try:
                 point = self._choose(Demand(waited, self.slowdown))
                 began = self._clock()
-                logits = self._call(np.stack([t.image for t in tickets]), point)
+                outputs = self._call(np.stack([t.image for t in tickets]), point)
                 seconds = self._clock() - began
-                if len(logits) != len(tickets):
-                    raise ValueError(f"{len(tickets)} images in, {len(logits)} rows out")
+                if len(outputs) != len(tickets):
+                    raise ValueError(f"{len(tickets)} images in, {len(outputs)} rows out")
             except Exception as e:  # whatever a runtime raises, the server goes on
                 self._fail(tickets, ModelFailed(f"the model failed: {' '.join(str(e).split()) or type(e).__name__}"))
                 continue
@@ -171,12 +171,12 @@ class Batcher:
             if self._latencies:
                 self.slowdown += SMOOTHING * (1e3 * seconds / self._latencies[point] - self.slowdown)
             self._seen(point, len(tickets), seconds)
-            self._give(tickets, logits, point, seconds)
+            self._give(tickets, outputs, point, seconds)
 
-    def _give(self, tickets: list[_Ticket], logits: np.ndarray, point: int, seconds: float) -> None:
+    def _give(self, tickets: list[_Ticket], outputs: np.ndarray, point: int, seconds: float) -> None:
         for job in dict.fromkeys(t.job for t in tickets):
             job.seconds += seconds
-        for ticket, row in zip(tickets, logits, strict=True):
+        for ticket, row in zip(tickets, outputs, strict=True):
             job = ticket.job
             job.rows[ticket.row], job.left = (row, point), job.left - 1
             if job.left == 0 and job.future.set_running_or_notify_cancel():

@@ -11,6 +11,8 @@ from starlette.requests import Request
 
 from foveate.errors import InputError
 
+RAW = ("application/octet-stream", "application/x-www-form-urlencoded", "")  # the second is what curl says by default
+
 
 class Refused(HTTPException):
     """A status and one line; `reason` is counted where room was lacking."""
@@ -56,6 +58,19 @@ class Bodies:
     def _check(self, size: int) -> None:
         if size > self.limit:
             raise Refused(413, f"the body has over {self.limit} bytes; allowed: at most {self.limit}")
+
+
+def media_type(request: Request, allowed: tuple[str, ...]) -> str:
+    """The body's media type.
+
+    Raises:
+        Refused: 415 for one that is not allowed (a name that ends in a slash allows all of its kind).
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not any(kind == a or (a.endswith("/") and kind.startswith(a)) for a in allowed):
+        shown = ", ".join(f"{a}*" if a.endswith("/") else a for a in allowed if a)
+        raise Refused(415, f"content-type is {kind[:80]!r}; allowed: {shown}")
+    return kind
 
 
 def file_of(body: bytearray, content_type: str) -> bytes:

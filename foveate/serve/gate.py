@@ -27,7 +27,7 @@ GONE = 499  # in logs and counts: the client left before its answer
 
 
 @dataclass
-class State:
+class ServerState:
     """Of one process. draining: nothing new is taken; active: POST requests that were accepted and not yet answered."""
 
     draining: bool = False
@@ -35,8 +35,8 @@ class State:
 
 
 @dataclass
-class Passage:
-    """One request's way through, in `scope["passage"]`; `facts` go into its log line."""
+class RequestContext:
+    """Of one request, in `scope["context"]`; `facts` go into its log line."""
 
     id: str
     began: float  # by time.monotonic
@@ -46,7 +46,7 @@ class Passage:
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, settings: Settings, state: State, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, state: ServerState, metrics: Metrics) -> None:
         self._app, self._settings, self._state, self._metrics = app, settings, state, metrics
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
 
@@ -56,20 +56,20 @@ class Gate:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        passage = Passage(given if SANE.fullmatch(given) else secrets.token_hex(8), time.monotonic())
-        scope["passage"] = passage
+        context = RequestContext(given if SANE.fullmatch(given) else secrets.token_hex(8), time.monotonic())
+        scope["context"] = context
 
         async def hear() -> Message:
             message = await receive()
-            passage.whole |= message["type"] == "http.disconnect" or not message.get("more_body", False)
+            context.whole |= message["type"] == "http.disconnect" or not message.get("more_body", False)
             return message
 
         async def say(message: Message) -> None:
             if message["type"] == "http.response.start":
-                passage.status = message["status"]
+                context.status = message["status"]
                 out = MutableHeaders(scope=message)
-                out["x-request-id"] = passage.id
-                if not await self._rest(passage, headers, hear) or self._state.draining:
+                out["x-request-id"] = context.id
+                if not await self._rest(context, headers, hear) or self._state.draining:
                     out["connection"] = "close"
             await send(message)
 
@@ -80,20 +80,20 @@ class Gate:
             if refusal is not None:
                 await refusal(scope, hear, say)
             else:
-                log.debug("accepted", extra={"facts": {"id": passage.id, "path": scope["path"]}})
+                log.debug("accepted", extra={"facts": {"id": context.id, "path": scope["path"]}})
                 await self._app(scope, hear, say)
         except ClientDisconnect:
-            passage.status = GONE
+            context.status = GONE
         except Exception as e:  # a bug of ours: one line for both sides
             line = " ".join(f"{type(e).__name__}: {e}".split())
-            log.error("failed", extra={"facts": {"id": passage.id, "error": line}})
-            if passage.status == GONE:
-                await JSONResponse({"error": f"the server failed; its log has it under {passage.id}"}, 500)(
+            log.error("failed", extra={"facts": {"id": context.id, "error": line}})
+            if context.status == GONE:
+                await JSONResponse({"error": f"the server failed; its log has it under {context.id}"}, 500)(
                     scope, hear, say
                 )
         finally:
             self._state.active -= work and refusal is None
-            self._done(scope, passage)
+            self._done(scope, context)
 
     def _refusal(self, scope: Scope, headers: Headers, work: bool) -> ASGIApp | None:
         """The answer to a request that is not let in."""
@@ -112,34 +112,34 @@ class Gate:
         self._metrics.refused.labels(reason).inc()
         return JSONResponse({"error": line}, 503, {"retry-after": "1"})
 
-    async def _rest(self, passage: Passage, headers: Headers, hear: Receive) -> bool:
+    async def _rest(self, context: RequestContext, headers: Headers, hear: Receive) -> bool:
         """Read what an answer given early left of the body and forget it, within limits; False where more may come.
 
         Closing on a client that still sends would reset the connection, and lose it the answer.
         """
-        if passage.whole or passage.status < 400:
+        if context.whole or context.status < 400:
             return True
-        if passage.status == 408 or "expect" in headers:
+        if context.status == 408 or "expect" in headers:
             return False
         size = 0
         try:
             async with asyncio.timeout(2):
-                while not passage.whole and size <= self._settings.max_body_bytes:
+                while not context.whole and size <= self._settings.max_body_bytes:
                     size += len((await hear()).get("body", b""))
         except TimeoutError:
             return False
-        return passage.whole
+        return context.whole
 
-    def _done(self, scope: Scope, passage: Passage) -> None:
+    def _done(self, scope: Scope, context: RequestContext) -> None:
         # The template, not the path: a client must not be able to make up new labels without end.
         route = getattr(scope.get("route"), "path", "other")
-        seconds = time.monotonic() - passage.began
-        self._metrics.requests.labels(route, passage.status).inc()
+        seconds = time.monotonic() - context.began
+        self._metrics.requests.labels(route, context.status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        if passage.status == GONE:
+        if context.status == GONE:
             self._metrics.disconnected.inc()
-        facts = {"id": passage.id, "method": scope["method"], "path": scope["path"][:256], "status": passage.status}
-        log.info("request", extra={"facts": facts | {"ms": round(1e3 * seconds, 3)} | passage.facts})
+        facts = {"id": context.id, "method": scope["method"], "path": scope["path"][:256], "status": context.status}
+        log.info("request", extra={"facts": facts | {"ms": round(1e3 * seconds, 3)} | context.facts})
 
 
 class JsonLines(logging.Formatter):

@@ -70,11 +70,28 @@ class Likely(BaseModel):
     share: float
 
 
-class Classified(BaseModel):
+class _Photo(BaseModel):
     id: str
-    top: list[Likely]
     operating_point: int
     model_ms: float
+
+
+class Classified(_Photo):
+    top: list[Likely]
+
+
+class Near(BaseModel):
+    name: str
+    cosine: float
+
+
+class Embedded(_Photo):
+    embedding: list[float]
+    nearest: list[Near] | None = None
+
+
+class Segmented(_Photo):
+    shares: list[Likely]
 
 
 class Replies:
@@ -99,6 +116,10 @@ class Replies:
         """JSON or binary, both ways."""
         headers = {"Inference-Header-Content-Length": {"schema": {"type": "integer"}}}
         schema = _schema(protocol.InferRequest)
+        output = schema["properties"]["outputs"]["anyOf"][0]["items"]["properties"]
+        output["name"] = {"const": spec.output}
+        if spec.kind != "classes":
+            output["parameters"]["anyOf"][0]["properties"].pop("classification")
         content = {
             "application/json": {"schema": schema, "example": example(spec)},
             "application/octet-stream": {"schema": BINARY},
@@ -113,7 +134,8 @@ class Replies:
             "response_model": None,
         }
 
-    def classify(self) -> dict[str, Any]:
+    def photo(self, model: type[BaseModel], png: bool = False) -> dict[str, Any]:
+        """A photograph as it is or in a form; answered with `model`, or also with a PNG."""
         form = {"type": "object", "properties": {"file": BINARY}, "required": ["file"]}
         content: dict[str, Any] = {k: {"schema": BINARY} for k in ("image/jpeg", "image/png", "image/webp")}
         content |= {
@@ -121,8 +143,11 @@ class Replies:
             "multipart/form-data": {"schema": form, "encoding": {"file": {"contentType": "image/png"}}},
         }
         statuses = [s for s in WORK if s != 404]
+        answer: dict[str, Any] = {"model": model}
+        if png:
+            answer["content"] = {"image/png": {"schema": BINARY}}
         return {
-            "responses": {200: {"model": Classified}, **self._errors(*statuses)},
+            "responses": {200: answer, **self._errors(*statuses)},
             "openapi_extra": {"requestBody": {"required": True, "content": content}},
             "response_model": None,
         }
@@ -168,7 +193,7 @@ def metadata(served: Served, settings: Settings) -> dict[str, Any]:
             {"name": "image", "datatype": "FP32", "shape": [-1, 3, *spec.size]},
             {"name": "photo", "datatype": "BYTES", "shape": [-1]},
         ],
-        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, spec.classes]}],
+        "outputs": [{"name": spec.output, "datatype": "FP32", "shape": [-1, *spec.shape]}],
         "parameters": {
             "preprocess": served.artefact.preprocess.model_dump(mode="json"),
             "give": "image, preprocessed as `preprocess` says; or photo, encoded files (base64 in JSON)",
@@ -185,7 +210,8 @@ def example(spec: Spec) -> dict[str, Any]:
     Image.new("RGB", (8, 8), (128, 128, 128)).save(file, "PNG")
     data = [base64.b64encode(file.getvalue()).decode()]
     tensor = {"name": "photo", "shape": [1], "datatype": "BYTES", "data": data}
-    output = {"name": "logits", "parameters": {"classification": min(3, spec.classes)}}
+    asked = {"classification": min(3, spec.shape[0])} if spec.kind == "classes" else {"binary_data": False}
+    output = {"name": spec.output, "parameters": asked}
     return {"id": "an example", "inputs": [tensor], "outputs": [output]}
 
 

@@ -2,12 +2,13 @@
 
 Written from the protocol's text (KServe's "Open Inference Protocol", Triton's binary data and classification
 extensions). Inputs, one a request: `image` FP32 [n 3 h w], preprocessed; or `photo` BYTES [n], encoded image files (in
-JSON, where bytes cannot stand, as base64). Output: `logits` FP32 [n classes], or with the parameter `classification` k
-BYTES [n k], "value:index:label".
+JSON, where bytes cannot stand, as base64). Output, named by its kind: `logits` FP32 [n classes], or with the parameter
+`classification` k BYTES [n k], "value:index:label"; `embedding` FP32 [n channels]; `masks` FP32 [n classes h w].
 """
 
 import base64
 import binascii
+import math
 import struct
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -17,9 +18,11 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from foveate.errors import InputError
+from foveate.evaluate import JUDGES
+from foveate.facts import Outputs
 
 VERSION = "1"
-EXTENSIONS = ("binary_tensor_data", "classification")
+MOST_BYTES = 2**26  # of one answer's outputs, or one image's where that alone has more
 Data = Annotated[Any, WithJsonSchema({"type": "array", "items": {}})]
 
 
@@ -45,7 +48,7 @@ class OutputParameters(_Strict):
 
 
 class RequestOutput(_Strict):
-    name: Literal["logits"]
+    name: Literal["logits", "embedding", "masks"]
     parameters: OutputParameters | None = None
 
 
@@ -63,7 +66,7 @@ class InferRequest(_Strict):
 
 
 class ResponseOutput(BaseModel):
-    name: Literal["logits"]
+    name: Literal["logits", "embedding", "masks"]
     datatype: Literal["FP32", "BYTES"]
     shape: list[int]
     parameters: dict[str, int] | None = None
@@ -86,13 +89,29 @@ class InferResponse(BaseModel):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a request may ask of the model. size: (h, w); images: at most in one request."""
+    """What a request may ask of the model. size: (h, w) of an image; kind, shape: of its output; queue: images that
+    may wait."""
 
     name: str
     size: tuple[int, int]
-    classes: int
+    kind: Outputs
+    shape: tuple[int, ...]
     labels: tuple[str, ...] | None
-    images: int
+    queue: int
+
+    @property
+    def output(self) -> str:
+        """The output's name."""
+        return JUDGES[self.kind].words.output
+
+    @property
+    def images(self) -> int:
+        """At most in one request."""
+        return min(self.queue, max(1, MOST_BYTES // (4 * math.prod(self.shape))))
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        return ("binary_tensor_data", "classification") if self.kind == "classes" else ("binary_tensor_data",)
 
 
 @dataclass(frozen=True)
@@ -130,7 +149,7 @@ def read(body: bytes | bytearray, header_length: int | None, spec: Spec) -> Ask:
         images = _image(given, raw, spec)
     else:
         photos = _photos(given, raw, spec)
-    output = (request.outputs or [RequestOutput(name="logits")])[0].parameters or OutputParameters()
+    output = _output(request, spec)
     default = request.parameters.binary_data_output if request.parameters else None
     return Ask(
         id=request.id, images=images, photos=photos, classification=output.classification,
@@ -139,19 +158,19 @@ def read(body: bytes | bytearray, header_length: int | None, spec: Spec) -> Ask:
 
 
 def write(
-    ask: Ask, logits: np.ndarray, spec: Spec, points: tuple[int, ...], latency_ms: float
+    ask: Ask, outputs: np.ndarray, spec: Spec, points: tuple[int, ...], latency_ms: float
 ) -> tuple[bytes, int | None]:
-    """The answer [n classes] as a body (`points`: of every image), and its JSON's length where binary data follow."""
-    output: dict[str, Any] = {"name": "logits", "datatype": "FP32", "shape": list(logits.shape)}
+    """The answer [n ...] as a body (`points`: of every image), and its JSON's length where binary data follow."""
+    output: dict[str, Any] = {"name": spec.output, "datatype": "FP32", "shape": list(outputs.shape)}
     raw = b""
     if ask.classification is not None:
-        named = [_named(row, spec, ask.classification) for row in logits]
+        named = [_named(row, spec, ask.classification) for row in outputs]
         output |= {"datatype": "BYTES", "shape": [len(named), len(named[0])]}
         values: list[Any] = [text for row in named for text in row]
         raw = b"".join(struct.pack("<I", len(b)) + b for b in (v.encode() for v in values)) if ask.binary else b""
     else:
-        values = [] if ask.binary else logits.ravel().tolist()
-        raw = np.ascontiguousarray(logits, dtype="<f4").tobytes() if ask.binary else b""
+        values = [] if ask.binary else outputs.ravel().tolist()
+        raw = np.ascontiguousarray(outputs, dtype="<f4").tobytes() if ask.binary else b""
     output |= {"parameters": {"binary_data_size": len(raw)}} if ask.binary else {"data": values}
     parameters: dict[str, Any] = {"operating_point": max(points), "latency_ms": round(latency_ms, 3)}
     if len(set(points)) > 1:
@@ -175,6 +194,18 @@ def _request(text: bytes) -> InferRequest:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the request"
         raise InputError(f"{where}: {first['msg']} (got {_brief(first['input'])})") from None
+
+
+def _output(request: InferRequest, spec: Spec) -> OutputParameters:
+    if not request.outputs:
+        return OutputParameters()
+    output = request.outputs[0]
+    if output.name != spec.output:
+        raise InputError(f"outputs.0.name is {output.name!r}; allowed: {spec.output!r}, what this model answers with")
+    found = output.parameters or OutputParameters()
+    if found.classification is not None and spec.kind != "classes":
+        raise InputError(f"classification is for classes, {spec.output} has none; allowed here: binary_data")
+    return found
 
 
 def _brief(value: Any) -> str:
@@ -249,4 +280,5 @@ def _strings(raw: memoryview) -> list[bytes]:
 
 def _named(row: np.ndarray, spec: Spec, k: int) -> list[str]:
     order = np.argsort(-row, kind="stable")[:k]
-    return [f"{row[i]:.6f}:{i}" + (f":{spec.labels[i]}" if spec.labels else "") for i in order]
+    names = spec.labels and spec.labels[-len(row) :]  # of a yes or no, the yes
+    return [f"{row[i]:.6f}:{i}" + (f":{names[i]}" if names else "") for i in order]

@@ -1,12 +1,14 @@
 """The folder behind a server: every operating point's file loaded and run once before the first request."""
 
 import re
+from typing import Any
 
 import numpy as np
 
 from foveate.artefact import Artefact
 from foveate.elastic import Deadline, Demand, Fixed
 from foveate.errors import InputError
+from foveate.evaluate.judges.showing import check_shape
 from foveate.runtimes import RUNTIMES
 from foveate.serve.protocol import Spec
 from foveate.serve.settings import Settings
@@ -28,7 +30,8 @@ class Served:
             raise InputError(f"{settings.folder} is not a folder; allowed: one that foveate fit or export wrote")
         if own_process:
             prepare(settings)
-        self.artefact = artefact = Artefact(settings.folder, threads=settings.threads)
+        chosen: dict[str, Any] = {} if settings.device is None else {"device": settings.device}
+        self.artefact = artefact = Artefact(settings.folder, threads=settings.threads, **chosen)
         self.frontier = frontier = artefact.frontier
         points = 1 if frontier is None else len(frontier)
         if frontier is None and settings.slo_ms is not None:
@@ -48,19 +51,24 @@ class Served:
 
     def _warm(self, queue: int) -> None:
         size = self.artefact.preprocess.size
-        logits = np.empty((0, 0))
+        kind, labels, gallery = self.artefact.outputs, self.artefact.classes, self.artefact.gallery
+        shapes = set()
         for point in self.points:
-            logits = self.call(np.zeros((self.batch, 3, *size), dtype=np.float32), point)
-        labels = self.artefact.classes
-        if logits.ndim != 2 or (labels is not None and len(labels) != logits.shape[1]):
-            raise InputError(
-                f"{self.artefact.folder}: outputs of shape {logits.shape} and {len(labels or ())} class names; "
-                f"allowed: one output a class"
-            )
-        self.spec = Spec(self.name, size, logits.shape[1], labels, queue)
+            found = self.call(np.zeros((self.batch, 3, *size), dtype=np.float32), point)
+            shapes.add(found.shape[1:])
+        try:
+            if len(shapes) > 1:
+                raise InputError(f"operating points answer with {sorted(shapes)}; allowed: one shape")
+            shape = shapes.pop()
+            check_shape(kind, (self.batch, *shape), labels)
+            if gallery is not None:
+                gallery.nearest(np.zeros(shape, np.float32), 1)
+        except InputError as e:
+            raise InputError(f"{self.artefact.folder}: {e}") from None
+        self.spec = Spec(self.name, size, kind, shape, labels, queue)
 
     def call(self, images: np.ndarray, point: int) -> np.ndarray:
-        """[n 3 h w] float32, n up to the batch -> logits [n classes]."""
+        """[n 3 h w] float32, n up to the batch -> outputs [n ...]."""
         return self.artefact(images, at=None if self.frontier is None else point)
 
     def choose(self, demand: Demand) -> int:

@@ -19,7 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from foveate.errors import InputError
 from foveate.serve.app import create_app
-from foveate.serve.gate import JsonLines, State
+from foveate.serve.gate import JsonLines, ServerState
 from foveate.serve.served import Served
 from foveate.serve.settings import Settings
 
@@ -73,7 +73,7 @@ def worker() -> FastAPI:
 
 
 @contextlib.contextmanager
-def draining(state: State, seconds: float, early: Sequence[int] = ()) -> Iterator[None]:
+def draining(state: ServerState, seconds: float, early: Sequence[int] = ()) -> Iterator[None]:
     """While it lasts, a signal first ends the taking of requests, and reaches uvicorn when all accepted are answered.
 
     uvicorn alone would close its listener at once, with connections in it that it has not looked at: their clients

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from foveate.errors import InputError, one_of
+from foveate.target import DEVICE
 
 LEVELS = ("debug", "info", "warning", "error")
 TOKEN = "FOVEATE_TOKEN"
@@ -35,6 +36,7 @@ class Settings:
     drain_s: float = 30.0
     token: str | None = None
     workers: int = 1
+    device: str | None = None  # by default the plan's
     threads: int | None = None
     log_level: str = "info"
 
@@ -52,6 +54,8 @@ class Settings:
                 raise InputError(f"--{name.replace('_', '-')} is {value:g}; allowed: {low:g} to {high:g}")
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", self.name):
             raise InputError(f"--name is {self.name!r}; allowed: 1 to 128 letters, digits, dots, dashes, underscores")
+        if self.device is not None and not DEVICE.fullmatch(self.device):
+            raise InputError(f"--device is {self.device!r}; allowed: cpu, cuda or cuda:N")
         if self.log_level not in LEVELS:
             raise one_of("--log-level", self.log_level, LEVELS)
         if self.token is not None and not re.fullmatch(r"[!-~]{1,512}", self.token):

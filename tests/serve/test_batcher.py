@@ -8,6 +8,7 @@ import pytest
 from foveate.elastic import Deadline, Demand, Frontier, Point
 from foveate.plans import Step
 from foveate.serve.batcher import Batcher, Closed, Full, ModelFailed
+from foveate.target import Target
 
 WAIT = 30  # seconds after which a test gives up; none is near it
 
@@ -23,7 +24,7 @@ def frontier(batch: int = 1) -> Frontier:
         for i, ms in enumerate((10, 6, 2))
     )  # fmt: skip
     return Frontier(
-        runtime="onnxruntime", precision="fp32", batch=batch, threads=1, figure="top-1", images=9, energy="modelled",
+        target=Target(runtime="onnxruntime", batch=batch, threads=1), figure="top-1", images=9, energy="modelled",
         energy_source="a test", points=points,
     )  # fmt: skip
 
@@ -55,7 +56,9 @@ class Model:
 
         latencies = [p.latency_ms for p in self.frontier.points]
         return Batcher(
-            self, choose, **{"batch": self.frontier.batch, "clock": self.clock, "latencies": latencies, **options}
+            self,
+            choose,
+            **{"batch": self.frontier.target.batch, "clock": self.clock, "latencies": latencies, **options},
         )
 
     @property
@@ -68,7 +71,7 @@ def numbered(*numbers: float) -> np.ndarray:
 
 
 def answered(job) -> list[float]:
-    return job.future.result(WAIT).logits[:, 0].tolist()
+    return job.future.result(WAIT).outputs[:, 0].tolist()
 
 
 def ended(batcher: Batcher) -> None:

@@ -189,7 +189,7 @@ def test_the_log_is_json_lines_with_ids(server):
     request = urllib.request.Request(server.url + "/v2", headers={"x-request-id": "find-me"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.headers["x-request-id"] == "find-me"
-    found = [line for line in server.lines() if line.get("id") == "find-me"]
+    found = server.logged(id="find-me")
     assert len(found) == 1
     assert found[0].items() >= {"event": "request", "method": "GET", "path": "/v2", "status": 200}.items()
 

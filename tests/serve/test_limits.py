@@ -199,7 +199,7 @@ def test_a_model_that_fails_is_one_line_and_the_server_goes_on(run):
 
 
 def test_a_bug_of_ours_is_one_line_too(run, monkeypatch, caplog):
-    monkeypatch.setattr("foveate.serve.app.top", lambda *_: 1 / 0)
+    monkeypatch.setattr("foveate.serve.photos.shown", lambda *_: 1 / 0)
     answer = run(lambda client, _: client.post("/classify", content=photo()))
     refused(answer, 500, "the server failed", answer.headers["x-request-id"])
 

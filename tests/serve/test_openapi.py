@@ -6,12 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.served import make_folder, running
+from support.served import Server, make_folder, running
+
+from foveate.artefact import write_gallery
+from foveate.facts import Outputs
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -32,27 +37,51 @@ for media, kinds in (("image/png", ("PNG",)), ("image/jpeg", ("JPEG",)), ("image
     schemathesis.openapi.media_type(media, photographs(*kinds))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = make_folder(tmp_path_factory.mktemp("served"))
+def served(tmp_path_factory, outputs: Outputs) -> Iterator[Server]:
+    folder = make_folder(tmp_path_factory.mktemp("served"), outputs=outputs)
+    if outputs == "embedding":
+        write_gallery(folder, ["a.jpg", "b.jpg", "c.jpg"], np.eye(3, 5, dtype=np.float32))
     with running(folder, tmp_path_factory.mktemp("log") / "log", "--slo-ms", 10_000) as server:
         yield server
+        server.end()  # and with it the last lines are written
         errors = [line for line in server.lines() if line["level"] == "error" or line.get("status") == 500]
         assert not errors
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    yield from served(tmp_path_factory, "classes")
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    yield from served(tmp_path_factory, "embedding")
+
+
 # JSON Schema cannot say that data has as many values as shape says, or that bytes are an image: what is generated for
 # these may rightly be refused. Both have tests of their own.
-LOOSE = ("/infer", "/classify")
+LOOSE = ("/infer", "/classify", "/embed")
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_what_is_described_is_what_is_done(server, mode):
-    described = schemathesis.openapi.from_url(server.url + "/openapi.json")
-    operations = [result.ok() for result in described.get_all_operations()]
+    operations = operations_of(server)
     assert len(operations) == 11
     statuses = {status for operation in operations for status in obeyed(operation, mode)}
     assert statuses & ({400, 404, 413, 415} if mode == "negative" else {200})
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_so_it_is_of_a_model_that_embeds(embedder, mode):
+    own = [o for o in operations_of(embedder) if o.path in ("/embed", "/v2/models/{name}", "/v2/models/{name}/infer")]
+    assert len(own) == 3
+    statuses = {status for operation in own for status in obeyed(operation, mode)}
+    assert statuses & ({400, 404, 413, 415} if mode == "negative" else {200})
+
+
+def operations_of(server: Server) -> list:
+    described = schemathesis.openapi.from_url(server.url + "/openapi.json")
+    return [result.ok() for result in described.get_all_operations()]
 
 
 def obeyed(operation, mode: str) -> list[int]:
@@ -99,12 +128,14 @@ def test_every_path_is_described(server):
             assert "422" not in operation["responses"]
 
 
-def test_the_example_in_the_description_is_answered(server):
+@pytest.mark.parametrize(("kind", "shape"), [("server", [1, 3]), ("embedder", [1, 5])])
+def test_the_example_in_the_description_is_answered(request, kind, shape):
     import urllib.request
 
+    server = request.getfixturevalue(kind)
     document = json.loads(server.get("/openapi.json"))
     body = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]["application/json"]
     with urllib.request.urlopen(
         server.url + "/v2/models/tiny/infer", json.dumps(body["example"]).encode(), 30
     ) as answer:
-        assert json.loads(answer.read())["outputs"][0]["shape"] == [1, 3]
+        assert json.loads(answer.read())["outputs"][0]["shape"] == shape

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foveate.errors import InputError
 from foveate.serve.protocol import Ask, Spec, read, write
 
-SPEC = Spec("tiny", (4, 6), 5, ("a", "b", "c", "d", "e"), images=8)
+SPEC = Spec("tiny", (4, 6), "classes", (5,), ("a", "b", "c", "d", "e"), queue=8)
 
 
 def body(tensor: dict, raw: bytes | None = None, **more: object) -> tuple[bytes, int | None]:

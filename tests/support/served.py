@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import onnx
 
 from foveate.artefact import write_card
 from foveate.elastic import Frontier, Point
+from foveate.elastic.frontier import Figure
+from foveate.facts import Outputs
 from foveate.plans import ModelRef, Plan, Step
 from foveate.preprocess import Preprocess
 from foveate.runtimes._export import INPUT, OUTPUT
@@ -30,10 +33,14 @@ PREPROCESS = Preprocess(size=SIZE)
 REF = ModelRef(name="tiny", weights="object", tokens=17, depth=3, prefix=1)
 
 
-def make_folder(folder: Path, *, batch: int = 4, elastic: bool = True, slow: int = 0) -> Path:
-    """A deployed folder for ONNX Runtime, made in moments: logits are a product of the pixels and `weights(point)`.
+def make_folder(
+    folder: Path, *, batch: int = 4, elastic: bool = True, slow: int = 0, outputs: Outputs = "classes",
+    classes: tuple[str, ...] | None = CLASSES, width: int = len(CLASSES),
+) -> Path:  # fmt: skip
+    """A deployed folder for ONNX Runtime, made in moments: outputs are a product of the pixels and `weights(point)`.
 
     Its latencies in frontier.json are made up. slow: products of 512 x 512 matrices that every call does besides.
+    outputs, width: see `expected`.
     """
     points = []
     for i, kept in enumerate((None, 10, 5)):
@@ -41,42 +48,54 @@ def make_folder(folder: Path, *, batch: int = 4, elastic: bool = True, slow: int
         plan = Plan(model=REF, steps=steps, target=Target(runtime="onnxruntime", batch=batch, threads=1))
         file = Path("model.onnx" if i == 0 else f"points/{i}/model.onnx")
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(_graph(batch, i, slow), folder / file)
+        onnx.save(_graph(batch, i, slow, outputs, width), folder / file)
         points.append(Point(
             steps=steps, file=str(file), tokens=plan.schedule.after, gmacs=1 - i / 4, latency_ms=9 - 3 * i, p99_ms=20,
             share=1 - i / 4, share_low=0.5, share_high=1, quality=90 - 5 * i, quality_low=80, quality_high=95,
             energy_mj=8 - 2 * i,
         ))  # fmt: skip
     dense = Plan(model=REF, target=Target(runtime="onnxruntime", batch=batch, threads=1))
-    write_card(folder, dense, "model.onnx", PREPROCESS, CLASSES, None)
+    write_card(folder, dense, "model.onnx", PREPROCESS, classes if outputs != "embedding" else None, None, outputs)
     if elastic:
+        figures: dict[Outputs, Figure] = {"classes": "top-1", "embedding": "kNN accuracy", "masks": "mIoU"}
         Frontier(
-            runtime="onnxruntime", precision="fp32", batch=batch, threads=1, figure="top-1", images=100,
-            energy="modelled", energy_source="a test", points=tuple(points),
+            target=dense.target, figure=figures[outputs], images=100, energy="modelled", energy_source="a test",
+            points=tuple(points),
         ).save(folder)  # fmt: skip
     return folder
 
 
-def weights(point: int) -> np.ndarray:
-    """float32 [3 x 32 x 32, classes]."""
-    return np.random.default_rng(point).normal(size=(3 * 32 * 32, len(CLASSES))).astype(np.float32) / 32
+def weights(point: int, width: int = len(CLASSES)) -> np.ndarray:
+    """float32 [3 x 32 x 32, width]."""
+    return np.random.default_rng(point).normal(size=(3 * 32 * 32, width)).astype(np.float32) / 32
 
 
-def expected(images: np.ndarray, point: int) -> np.ndarray:
-    """The logits [n classes] of images [n 3 32 32]."""
-    return images.reshape(len(images), -1) @ weights(point)
+def expected(images: np.ndarray, point: int, outputs: Outputs = "classes", width: int = len(CLASSES)) -> np.ndarray:
+    """The outputs of images [n 3 32 32]: [n width], or masks [n width 32 32], the mean of the channels times
+    `pixel_weights`."""
+    if outputs == "masks":
+        return images.mean(axis=1, keepdims=True) * pixel_weights(point, width)
+    return images.reshape(len(images), -1) @ weights(point, width)
 
 
-def _graph(batch: int, point: int, slow: int) -> onnx.ModelProto:
-    tensor, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
-    held = [onnx.numpy_helper.from_array(weights(point), "w")]
-    nodes = [node("Flatten", [INPUT], ["flat"], axis=1), node("MatMul", ["flat", "w"], ["product"])]
+def pixel_weights(point: int, width: int = len(CLASSES)) -> np.ndarray:
+    """float32 [1 width 1 1]."""
+    return np.random.default_rng(point).normal(size=(1, width, 1, 1)).astype(np.float32)
+
+
+def _graph(batch: int, point: int, slow: int, outputs: Outputs, width: int) -> onnx.ModelProto:
+    tensor, node, array = onnx.helper.make_tensor_value_info, onnx.helper.make_node, onnx.numpy_helper.from_array
+    shape = [batch, width]
+    if outputs == "masks":
+        shape = [batch, width, *SIZE]
+        held = [array(pixel_weights(point, width), "w"), array(np.int64([1]), "channels")]
+        nodes = [node("ReduceMean", [INPUT, "channels"], ["flat"]), node("Mul", ["flat", "w"], ["product"])]
+    else:
+        held = [array(weights(point, width), "w")]
+        nodes = [node("Flatten", [INPUT], ["flat"], axis=1), node("MatMul", ["flat", "w"], ["product"])]
     last = "product"
     if slow:
-        held += [
-            onnx.numpy_helper.from_array(np.eye(512, dtype=np.float32), "eye"),
-            onnx.numpy_helper.from_array(np.float32([0]), "zero"),
-        ]
+        held += [array(np.eye(512, dtype=np.float32), "eye"), array(np.float32([0]), "zero")]
         nodes += [node("ReduceMax", ["flat"], ["most"], keepdims=0), node("Mul", ["most", "zero"], ["none"]),
                   node("Add", ["eye", "none"], ["m0"])]  # fmt: skip
         nodes += [node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"]) for i in range(slow)]
@@ -85,7 +104,7 @@ def _graph(batch: int, point: int, slow: int) -> onnx.ModelProto:
     nodes.append(node("Identity", [last], [OUTPUT]))
     graph = onnx.helper.make_graph(
         nodes, "tiny", [tensor(INPUT, onnx.TensorProto.FLOAT, [batch, 3, *SIZE])],
-        [tensor(OUTPUT, onnx.TensorProto.FLOAT, [batch, len(CLASSES)])], held,
+        [tensor(OUTPUT, onnx.TensorProto.FLOAT, shape)], held,
     )  # fmt: skip
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
 
@@ -105,7 +124,17 @@ class Server:
 
     def lines(self) -> list[dict[str, Any]]:
         text = self.log.read_text()
+        text = text[: text.rfind("\n") + 1]  # not one that is being written
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def logged(self, seconds: float = 30, **facts: object) -> list[dict[str, Any]]:
+        """The lines that hold `facts`; waits for one, since a request's line is written after its answer."""
+        until = time.monotonic() + seconds
+        while not (found := [line for line in self.lines() if line.items() >= facts.items()]):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        return found
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
