@@ -16,11 +16,12 @@ from torch import nn
 from foveate.adapters import adapt, describe
 from foveate.errors import InputError
 from foveate.files import write_text
-from foveate.fitting.bench import Bench
+from foveate.fitting.bench import Bench, rounds_for
 from foveate.hardware.device import default_threads, device_facts
 from foveate.hardware.timer import speedup
 from foveate.loading.load import Loaded
 from foveate.runtimes import RUNTIMES
+from foveate.target import Target
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,13 +37,16 @@ def data_folder() -> Path:
     return Path(where)
 
 
+def target_of(runtime: str, precision: str, batch: int = 1) -> Target:
+    return Target.of(runtime=runtime, precision=precision, batch=batch, threads=default_threads())
+
+
 @contextmanager
 def beside_dense(loaded: Loaded, runtime: str, precision: str, batch: int) -> Iterator[Bench]:
     """A bench in a process of its own that holds the dense build, as "dense"; its files go with it."""
     with (
         tempfile.TemporaryDirectory() as tmp,
-        Bench(loaded.model, loaded.ref, Path(tmp), runtime=runtime, precision=precision, batch=batch,
-              threads=default_threads()) as bench,
+        Bench(loaded.model, loaded.ref, Path(tmp), target_of(runtime, precision, batch)) as bench,
     ):  # fmt: skip
         bench.add("dense")
         yield bench
@@ -52,7 +56,7 @@ def against(bench: Bench, base: NDArray[np.float64], other: NDArray[np.float64],
     """Interleaved times [pairs] in ms of the dense build and of another, as a row's figures; intervals of 95 %."""
     s = speedup(base, other, level=0.95)
     return {
-        "runtime": bench.runtime, "precision": bench.precision, "batch": bench.batch,
+        "runtime": bench.target.runtime, "precision": bench.target.precision, "batch": bench.target.batch,
         "dense_ms": float(np.median(base)), "ms": float(np.median(other)),
         "latency_ratio": 1 / s.value, "low": 1 / s.high, "high": 1 / s.low, "macs_ratio": macs_ratio,
         "over_macs": 1 / s.value / macs_ratio, "pairs": len(other), "versions": bench.worker.facts(),
@@ -84,8 +88,8 @@ def contest(
             for kind, model in models.items():
                 bench.add(kind, module=adapt(model).eval())
             labels = ["dense", *models]
-            bench.time(labels, 3, warmup=1)
-            base, *others = bench.time(labels, min(rounds, bench.rounds_for("dense", seconds=12.0, least=12)))
+            first = bench.time(labels, 3, warmup=1).median("dense")
+            base, *others = bench.time(labels, min(rounds, rounds_for(first, 12.0, least=12))).ms
             for (kind, model), other in zip(models.items(), others, strict=True):
                 row = {"size": size, "kind": kind, **against(bench, base, other, macs(model) / macs(vit.model))}
                 sheet.row(keys[kind], lambda row=row: row)

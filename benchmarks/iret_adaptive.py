@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import RESULTS, Sheet, data_folder
 from benchmarks.iret_frontier import DENSE, IRET, folder_of
 from foveate.adapters import Facts, adapt, describe
-from foveate.evaluate import metrics
-from foveate.fitting.bench import photographs
+from foveate.evaluate import accuracy
+from foveate.evaluate.answers import photographs
 from foveate.loading.load import load
 from foveate.models.iret import Thresholds
 from foveate.plans import Step
@@ -81,7 +81,7 @@ def main() -> None:
 
     def row(answer: Callable[[Tensor], Tensor], **tags: Any) -> dict[str, Any]:
         logits, macs = over(x, answer)
-        top1 = metrics.accuracy(logits, test.labels)
+        top1 = accuracy(logits, test.labels)
         return tags | {
             "top1": top1.value, "top1_low": top1.low, "top1_high": top1.high, "gmacs": float(np.mean(macs)),
             "gmacs_low": float(np.quantile(macs, 0.05)), "gmacs_high": float(np.quantile(macs, 0.95)),

@@ -14,16 +14,17 @@ from typing import Any
 
 from benchmarks.common import Sheet, beside_dense, data_folder, told
 from foveate.adapters import adapt, describe
-from foveate.evaluate import Images, metrics
-from foveate.fitting.bench import photographs, reference_logits
-from foveate.fitting.evidence import quality
-from foveate.fitting.frontier import measure_points
+from foveate.evaluate import Images, drop
+from foveate.evaluate.answers import photographs, reference_outputs
+from foveate.evaluate.judges import JUDGES
+from foveate.fitting.points import measure_points
 from foveate.hardware.device import default_threads
 from foveate.loading.load import Loaded, load
 from foveate.planners.pareto import spread
 from foveate.planning import plan_candidates
 from foveate.plans import Step
 from foveate.profiling import profile
+from foveate.target import Target
 from foveate.train import Classify, Recipe, load_recipe, train
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -71,21 +72,22 @@ def main() -> None:
 def measure(sheet: Sheet, models: dict[str, Loaded], search: Images, test: Images, a: Any) -> None:
     vit = models[DENSE]
     x_test = test.array(vit.preprocess)
-    reference, labels = reference_logits(vit.model, x_test), test.labels
+    labels = test.labels
     assert labels is not None
+    judge = JUDGES["classes"](reference_outputs(vit.model, x_test), labels)
     with beside_dense(vit, a.runtime, a.precision, 1) as bench:
         kinds, at_aim = {"dense": DENSE}, dict[str, str]()
-        for kind, steps, aimed in plans(models, search, a, bench.threads):
+        for kind, steps, aimed in plans(models, search, a, bench.target):
             label = f"{kind} {sum(k == kind for k in kinds.values())}"
             bench.add(label, steps, module=adapt(models[kind].model, steps).eval())
             kinds[label] = kind
             if aimed:
                 at_aim[kind] = label
-        answers = {label: bench.logits(label, x_test) for label in kinds}
-        found = {label: quality(reference, answers[label], labels) for label in kinds}
-        for s in measure_points(bench, list(kinds), found, vit.model, describe(vit.model), seconds=a.seconds):
+        answers = {label: bench.outputs(label, x_test) for label in kinds}
+        found = {label: judge.quality(answers[label]) for label in kinds}
+        for s in measure_points(bench, "dense", list(kinds), found, describe(vit.model), seconds=a.seconds):
             facts, build = describe(models[kinds[s.label]].model), bench.builds[s.label]
-            top1, ratio = s.quality.accuracy, facts.macs_ratio(build.plan.schedule)
+            top1, ratio = s.quality.score, facts.macs_ratio(build.plan.schedule)
             assert top1 is not None
             row = {
                 "kind": kinds[s.label], "runtime": a.runtime, "precision": a.precision, "batch": 1,
@@ -98,7 +100,7 @@ def measure(sheet: Sheet, models: dict[str, Loaded], search: Images, test: Image
             }  # fmt: skip
             sheet.row(f"{a.runtime} {a.precision} {s.label}", lambda row=row: row)
         for rival in (DENSE, EVIT):
-            more = metrics.drop(answers[at_aim[IRET]], answers[at_aim[rival]], labels)
+            more = drop(answers[at_aim[IRET]], answers[at_aim[rival]], labels)
             row = {
                 "kind": "pair", "runtime": a.runtime, "precision": a.precision, "rival": rival,
                 "points": more.value, "low": more.low, "high": more.high, "p": more.tags["mcnemar_p"],
@@ -107,7 +109,7 @@ def measure(sheet: Sheet, models: dict[str, Loaded], search: Images, test: Image
 
 
 def plans(
-    models: dict[str, Loaded], search: Images, a: Any, threads: int
+    models: dict[str, Loaded], search: Images, a: Any, target: Target
 ) -> Iterator[tuple[str, tuple[Step, ...], bool]]:
     """(kind, steps, whether for `AIM`) of what is measured beside the dense ViT."""
     labels = None if search.labels is None else search.labels[:SEARCHED_ON]
@@ -117,14 +119,14 @@ def plans(
         loaded = models[kind]
         if kind == IRET:
             yield kind, (), False
-        table = profile(loaded.model, runtime=a.runtime, precision=a.precision, threads=threads).table
+        table = profile(loaded.model, target).table
         few = search.array(loaded.preprocess)[:SEARCHED_ON]
         seek = partial(plan_candidates, loaded.model, few, labels, table, budget_seconds=a.search_seconds)
         for c in spread([c for c in seek(wide=True) if c.steps], a.points, lambda c: c.predicted_ms):
             yield kind, c.steps, False
         near = seek(speedup=1 / AIM)
         able = [c for c in near if c.speedup >= 1 / AIM]
-        yield kind, (min(able, key=lambda c: c.kl) if able else max(near, key=lambda c: c.speedup)).steps, True
+        yield kind, (min(able, key=lambda c: c.loss) if able else max(near, key=lambda c: c.speedup)).steps, True
 
 
 if __name__ == "__main__":

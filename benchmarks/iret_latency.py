@@ -68,7 +68,7 @@ def measure(sheet: Sheet, name: str, runtime: str, precision: str, batch: int, r
             schedules[key] = facts.cut(steps)
         labels = ["dense", *schedules]
         bench.time(labels, 5, warmup=2)
-        base, *others = bench.time(labels, rounds)
+        base, *others = bench.time(labels, rounds).ms
         for (key, schedule), other in zip(schedules.items(), others, strict=True):
             ratio = facts.macs(schedule) / dense.macs(dense.cut(()))
             row = {

@@ -8,10 +8,11 @@ in a process of its own, dense and reduced interleaved inside it.
 import argparse
 from typing import Any
 
-from benchmarks.common import Sheet, against, beside_dense, cells, say
+from benchmarks.common import Sheet, against, beside_dense, cells, say, target_of
 from foveate.adapters import describe
 from foveate.errors import InputError
 from foveate.evaluate import open_images
+from foveate.fitting.bench import rounds_for
 from foveate.hardware.device import default_threads
 from foveate.loading.load import load
 from foveate.planning import plan_candidates
@@ -36,12 +37,12 @@ def ratio(model: Any, steps: tuple[Step, ...]) -> float:
 
 def picked(model: Any, runtime: str, precision: str, batch: int, preprocess: Any) -> tuple[Step, ...]:
     """The planner's choice for 0.7 of the dense latency, on the bundled photographs."""
-    found = profile(model, runtime=runtime, precision=precision, batch=batch, seconds=20)
+    found = profile(model, target_of(runtime, precision, batch), seconds=20)
     dense = found.dense_ms
     images = open_images(None, unlabelled=True, limit=16).array(preprocess)
     best = plan_candidates(model, images, None, found.table, latency_ms=0.7 * dense, budget_seconds=20, seed=0)
     able = [c for c in best if c.steps and c.predicted_ms <= 0.7 * dense]
-    return tuple(min(able, key=lambda c: c.kl).steps)
+    return tuple(min(able, key=lambda c: c.loss).steps)
 
 
 def main() -> None:
@@ -78,9 +79,8 @@ def one(
 
             def measure(kind: str = kind, steps: tuple[Step, ...] = steps) -> dict[str, Any]:
                 bench.add(kind, steps)
-                bench.time(["dense", kind], 3, warmup=1)
-                count = min(pairs, bench.rounds_for("dense", seconds=6.0, least=12))
-                base, other = bench.time(["dense", kind], count)
+                first = bench.time(["dense", kind], 3, warmup=1).median("dense")
+                base, other = bench.time(["dense", kind], min(pairs, rounds_for(first, 6.0, least=12))).ms
                 bench.drop(kind)
                 return {
                     "model": name, "kind": kind, "steps": [(p.block, p.method, p.tokens) for p in steps],

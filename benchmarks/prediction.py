@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Sheet, beside_dense
+from benchmarks.common import Sheet, beside_dense, target_of
 from foveate.adapters import describe
 from foveate.hardware.device import default_threads
 from foveate.hardware.timer import speedup
@@ -43,7 +43,7 @@ def main() -> None:
         f"prediction_{a.model}_{a.runtime}_{a.precision}", fresh=a.fresh, model=a.model, threads=default_threads()
     )
     began = time.monotonic()
-    found = profile(loaded.model, runtime=a.runtime, precision=a.precision, batch=1, methods=METHODS, fresh=a.fresh)
+    found = profile(loaded.model, target_of(a.runtime, a.precision), methods=METHODS, fresh=a.fresh)
     seconds = time.monotonic() - began
     if a.fresh:
         sheet.row("profile", lambda: {"seconds": seconds, "points": len(found.table.block.tokens)})
@@ -57,7 +57,7 @@ def main() -> None:
             def measure(steps: tuple[Step, ...] = steps) -> dict[str, Any]:
                 build = bench.add("x", steps)
                 bench.time(["dense", "x"], 5)
-                base, other = bench.time(["dense", "x"], 40)
+                base, other = bench.time(["dense", "x"], 40).ms
                 s = speedup(base, other, level=0.95)
                 predicted = found.table.predict(build.plan.schedule, {p.block: p.method for p in steps}) / dense
                 bench.drop("x")

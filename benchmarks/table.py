@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.elastic_table import adaptive, knob, latency, serving
+from benchmarks.gate_table import gate
 from benchmarks.markdown import cpu_of, grid, machine
 from foveate.files import write_text
 
@@ -256,6 +257,8 @@ def render() -> str:
         parts.append(methods(sheet))
     if sheet := read("vit_tiny_kl"):
         parts.append(kl(sheet))
+    if sheet := read("gate"):
+        parts.append(gate(sheet))
     if sheet := read("vittm_latency"):
         parts.append(vittm(sheet))
     if sheet := read("vittm_accuracy"):

@@ -31,7 +31,8 @@ def main() -> None:
     sheet = Sheet("vit_tiny_methods", fresh=True, threads=default_threads(), model="vit_tiny_patch16_224 (augreg)",
                   data="nips17_dev, 400 to plan on, 600 unseen", seconds=a.seconds)  # fmt: skip
     for row in rows:
-        sheet.row(f"{row['level']:g} {row['method']}", lambda row=row: row)
+        named = {f"kl{end}": row.pop(f"loss{end}") for end in ("", "_low", "_high")} | {"accuracy": row.pop("score")}
+        sheet.row(f"{row['level']:g} {row['method']}", lambda row=row | named: row)
 
 
 if __name__ == "__main__":

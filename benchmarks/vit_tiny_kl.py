@@ -79,9 +79,9 @@ def main() -> None:
             evaluations=a.evaluations, search_share=0.8, seed=a.seed,
             progress=lambda share, text: say(f"{share:.0%} {text}"),
         )  # fmt: skip
-        best = min((c for c in found if c.macs_ratio <= target), key=lambda c: c.search_kl)
+        best = min((c for c in found if c.macs_ratio <= target), key=lambda c: c.search_loss)
         steps = [[s.block, s.method, s.tokens] for s in best.steps]
-        return {"steps": steps, "search_kl": round(best.search_kl, 5), "confirm_kl": round(best.kl, 5)}
+        return {"steps": steps, "search_kl": round(best.search_loss, 5), "confirm_kl": round(best.loss, 5)}
 
     evaluator: list[Evaluator] = []
 
@@ -90,13 +90,14 @@ def main() -> None:
             evaluator.append(Evaluator(loaded.model, x[unseen], labels[unseen]))
         score, right = evaluator[0].score(steps), evaluator[0].dense_right()
         schedule = Schedule.cut(START, DEPTH, {s.block: s.tokens for s in steps})
-        lost = right.astype(float) - score.right
+        lost = right - score.right
         return {
             "macs_ratio": round(gmacs(schedule) / dense, 4),
-            "kl": round(float(score.kl.mean()), 5), "kl_interval": interval(score.kl, a.seed),
-            "agreement": round(float(score.agree.mean()), 4), "agreement_interval": interval(score.agree, a.seed),
+            "kl": round(float(score.distance.mean()), 5), "kl_interval": interval(score.distance, a.seed),
+            "agreement": round(float((1 - score.changed).mean()), 4),
+            "agreement_interval": interval(1 - score.changed, a.seed),
             "drop_points": round(100 * float(lost.mean()), 2), "drop_interval": interval(100 * lost, a.seed),
-            "n": len(score.kl), "steps": len(steps),
+            "n": len(score.distance), "steps": len(steps),
         }  # fmt: skip
 
     def plan(name: str, target: float, methods: tuple[str, ...] = tuple(a.methods)) -> Steps:

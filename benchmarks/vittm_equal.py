@@ -11,9 +11,10 @@ from typing import Any
 from benchmarks.common import Sheet, against, beside_dense, data_folder, say
 from benchmarks.vittm_accuracy import TUNED, folder_of
 from foveate.adapters import adapt, describe
-from foveate.commands.compare import Landing
-from foveate.evaluate.metrics import accuracy
-from foveate.fitting.bench import Bench, photographs
+from foveate.commands.matching import LatencyMatcher
+from foveate.evaluate import accuracy
+from foveate.evaluate.answers import photographs
+from foveate.fitting.bench import Bench, Seat
 from foveate.hardware.device import default_threads
 from foveate.loading.load import load
 from foveate.planning import plan_candidates
@@ -43,16 +44,16 @@ def main() -> None:
     whole = vit_facts.macs(vit_facts.cut(())) / 1e9
 
     def judged(bench: Bench, label: str, gmacs: float, **more: Any) -> dict[str, Any]:
-        base, other = bench.time(["dense", label], a.pairs)
-        top1 = accuracy(bench.logits(label, x_test), test.labels)
+        base, other = bench.time(["dense", label], a.pairs).ms
+        top1 = accuracy(bench.outputs(label, x_test), test.labels)
         return {
             "top1": top1.value, "top1_low": top1.low, "top1_high": top1.high, "gmacs": gmacs,
             **against(bench, base, other, gmacs / whole), **more,
         }  # fmt: skip
 
     with beside_dense(vit, a.runtime, a.precision, 1) as bench:
-        found = profile(vit.model, runtime=a.runtime, precision=a.precision, threads=bench.threads)
-        landing = Landing(bench, found)
+        found = profile(vit.model, bench.target)
+        matcher = LatencyMatcher(Seat(bench, "dense"), found)
         sheet.row(DENSE, lambda: judged(bench, "dense", whole))
         for kind, other in others.items():
             facts = describe(other.model)
@@ -62,9 +63,9 @@ def main() -> None:
                 continue
             candidates = plan_candidates(
                 vit.model, x_search[:96], None if search.labels is None else search.labels[:96], found.table,
-                latency_ms=found.dense_ms * level * min(1.0, landing.optimism), budget_seconds=a.seconds,
+                latency_ms=found.dense_ms * level * min(1.0, matcher.optimism), budget_seconds=a.seconds,
             )  # fmt: skip
-            label = landing.best([c for c in candidates if c.steps], level)
+            label = matcher.best([c for c in candidates if c.steps], level)
             if label is None:
                 say(f"no plan of {DENSE} takes as little as {kind}")
                 continue
