@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from foveate.evaluate.evidence import judge_budget
 
+from foveate.evaluate.evidence import judge_budget
 from foveate.evaluate.judges import JUDGES
 from foveate.fitting.bench import Build, Seat, Timing
 from foveate.fitting.budget import Goal
