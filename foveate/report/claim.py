@@ -138,7 +138,9 @@ def _budget(written: Written) -> BudgetWords | None:
     if kept is None:
         return None
     needed = ""
-    if kept.outcome == "observed" and kept.needed is not None:
+    cost = None if written.verdict is None else written.verdict.cost
+    there = 0 if cost is None or cost.n is None else cost.n
+    if kept.outcome == "observed" and kept.needed is not None and there < kept.needed:
         thing = written.kind.things.removesuffix("s")
         needed = f"To show it takes at least {kept.needed:,} unseen photographs with no {thing} changed."
     return BudgetWords(kept.outcome, kept.text, sentence(kept.said), needed)
