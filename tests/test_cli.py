@@ -113,7 +113,9 @@ def test_bad_weights_are_named(tmp_path, here):
     refused(here("fit", "vit_tiny_patch16_224", "--weights", tmp_path / "none.safetensors"), "none.safetensors")
 
 
-def test_output_in_the_way_is_refused_before_any_work(tmp_path, here):
+def test_output_in_the_way_is_refused_before_any_work(tmp_path, here, monkeypatch):
+    # Work that is done before the refusal would be lost: here it fails the test.
+    monkeypatch.setattr("foveate.fitting.job.prepare", lambda *args: pytest.fail("work was begun"))
     (tmp_path / "file").write_text("mine")
     refused(here("fit", "--out", tmp_path / "file"), "file")
     (tmp_path / "folder").mkdir()

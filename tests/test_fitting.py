@@ -174,6 +174,7 @@ def test_a_budget_nobody_can_meet_gives_the_dense_build_and_exit_3(tmp_path):
     assert foveate.open(tmp_path / "out").plan.dense
 
 
+@pytest.mark.slow  # its logic is in fitting/test_verdict.py and test_baseline.py
 def test_a_latency_the_dense_build_meets_is_met_by_it(tmp_path):
     outcome = foveate.fit(out=tmp_path / "out", budget=Budget(latency_ms=1e5), **QUICK)
     assert outcome.exit_code == 0

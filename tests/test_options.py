@@ -82,7 +82,7 @@ def test_evaluate_takes_a_model_of_another_image_size(weights):
     exact = run(*words, "--model-option", "img_size=32")
     assert exact.exit_code == 0 and "resampled" not in exact.stderr
     other = run(*words, "--model-option", "img_size=48")
-    assert "weights  " in other.stderr and "resampled from 2 x 2 patches to 3 x 3" in other.stderr
+    assert "note  " in other.stderr and "resampled from 2 x 2 patches to 3 x 3" in other.stderr
     assert json.loads(exact.stdout)["n"] == json.loads(other.stdout)["n"] == 20
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from foveate.files import check_folder
 from foveate.fitting.baseline import Baseline, contenders, find_baseline
 from foveate.fitting.bench import Seat
 from foveate.fitting.budget import Budget, Goal
@@ -77,6 +78,7 @@ def fit(
 def run(request: Request, progress: Progress = quiet, say: Say = silent) -> Outcome:
     """`fit`, asked for by one value."""
     began, pace = time.monotonic(), Pace.within(request.seconds)
+    check_folder(request.out)
     pairs, untried = contenders(request)
     request.checked_methods()
     clock = StageClock(progress, expected(request, pace, len(pairs), sum(p == "int8" for _, p in pairs)))

@@ -99,7 +99,7 @@ def test_the_ladder_goes_from_full_precision_over_any_to_the_plan():
     assert [(r.role, r.precision) for r in told.ladder] == [("full", "fp32"), ("any", "int8"), ("plan", "fp32")]
     full, any_, plan = told.ladder
     assert full.share == 1.0 and any_.share == pytest.approx(0.9) and plan.share == pytest.approx(0.6, rel=0.02)
-    assert any_.cost is not None and plan.cost is not None and full.latency_ms == pytest.approx(10.0)
+    assert any_.cost is not None and plan.cost is not None and full.latency_ms == pytest.approx(10.0, rel=0.01)
 
 
 def test_an_int8_that_lost_stands_on_the_ladder_too():

@@ -263,6 +263,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+@pytest.mark.slow
 def test_torch_alone_is_enough_for_its_runtimes():
     """As on a GPU machine that has neither OpenVINO nor ONNX: they are told as missing, and nothing else suffers."""
     done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
