@@ -10,7 +10,7 @@ from foveate.fitting import Budget
 from foveate.report import write_report
 
 SMALL = {"img_size": 64, "depth": 4}
-QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("tome",)}
+QUICK = {"runtime": "onnxruntime", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("tome", "uniform")}
 KINDS = {
     "embedding": ("vit_tiny_patch16_224", {"num_classes": 0}, "cosine_distance", "changed neighbours"),
     "masks": ("dense_vit_tiny_patch16_224", {"num_classes": 2}, "kl", "changed pixels"),
