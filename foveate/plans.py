@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foveate.files import read_as, write_text
 from foveate.schedule import Schedule
-from foveate.target import Target
+from foveate.target import Target, lifted
 
 Kwarg = bool | int | float | str | tuple[int, ...]  # of a model's constructor
 
@@ -54,12 +54,7 @@ class Plan(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_first_schema(cls, data: Any) -> Any:
-        """Where the model runs stood among the plan's own fields."""
-        if not isinstance(data, dict) or data.get("schema_version") != 1:
-            return data
-        flat = {k: v for k, v in data.items() if k in Target.model_fields}
-        rest = {k: v for k, v in data.items() if k not in Target.model_fields}
-        return {**rest, "schema_version": 2, "target": flat}
+        return lifted(data)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

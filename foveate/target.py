@@ -1,7 +1,7 @@
 """Where a model runs, and how: one value, wherever latency is asked for, measured or written down."""
 
 import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,3 +60,12 @@ class Target(BaseModel):
     def __str__(self) -> str:
         where = "" if self.device == "cpu" else f" on {self.device}"
         return f"{self.runtime} {self.precision}{where}, batch {self.batch}"
+
+
+def lifted(data: Any) -> Any:
+    """Fields of schema 1, in which the target's stood among a file's own, as schema 2; others as they are."""
+    if not isinstance(data, dict) or data.get("schema_version") != 1:
+        return data
+    flat = {k: v for k, v in data.items() if k in Target.model_fields}
+    rest = {k: v for k, v in data.items() if k not in Target.model_fields}
+    return {**rest, "schema_version": 2, "target": flat}

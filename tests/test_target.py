@@ -1,0 +1,26 @@
+"""Where a model runs: one value that checks itself, and what older files said of it."""
+
+import pytest
+
+from foveate.errors import InputError
+from foveate.target import Target, lifted
+
+
+def test_fields_of_the_first_schema_become_a_target():
+    old = {"schema_version": 1, "planner": "pareto", "runtime": "openvino", "batch": 4}
+    assert lifted(old) == {"schema_version": 2, "planner": "pareto", "target": {"runtime": "openvino", "batch": 4}}
+    new = {"schema_version": 2, "target": {}}
+    assert lifted(new) is new and lifted("no file") == "no file"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [("batch", 0, "1 to 4096"), ("threads", 100_000, "1 to 1024"), ("device", "tpu", "cpu, cuda or cuda:N")],
+)
+def test_what_is_out_of_range_is_named_with_what_is_allowed(field, value, allowed):
+    with pytest.raises(InputError, match=rf"--{field} is {value!r}.*{allowed}"):
+        Target.of(**{field: value})
+
+
+def test_a_device_has_a_kind_and_a_number():
+    assert (Target(device="cuda:3").kind, Target(device="cuda:3").index, Target().index) == ("cuda", 3, 0)
