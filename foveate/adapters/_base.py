@@ -160,27 +160,33 @@ class Reduced(nn.Module, ABC):
 
     @torch.no_grad()
     def dry_run(self) -> tuple[int, ...]:
-        """Tokens after every block, read off a run on fake tensors (shapes only).
+        """Tokens after every block, read off a run on shapes alone.
 
         Raises:
             RuntimeError: where a count is not the planned one: nothing is reduced silently, or not at all.
         """
-        seen = []
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            first = next(self.host.parameters())
-            tokens = self.embed(torch.empty(1, *self.facts.image, dtype=first.dtype, device=first.device))
-            for block in range(self.facts.depth):
-                tokens = self.block(block, tokens)
-                seen.append(tokens.x.shape[1])
-                if tuple(tokens.size.shape) != tuple(tokens.x.shape[:2]):
-                    raise RuntimeError(
-                        f"block {block} leaves {tokens.x.shape[1]} tokens but the sizes of {tokens.size.shape[1]}"
-                    )
-        if tuple(seen) != self.schedule.after:
+        seen = self._counts()
+        if seen != self.schedule.after:
             raise RuntimeError(
                 f"the plan asks for {self.schedule.after} tokens after the blocks, the model makes {seen}"
             )
-        return tuple(seen)
+        return seen
+
+    def _counts(self) -> tuple[int, ...]:
+        """How many tokens every block leaves."""
+        walk = _Walk(self)
+        held = chain(walk.named_parameters(), walk.named_buffers())
+        meta = {name: torch.empty_like(t, device="meta") for name, t in held}
+        image = torch.empty(1, *self.facts.image, dtype=next(self.host.parameters()).dtype, device="meta")
+        try:
+            return torch.func.functional_call(walk, meta, (image,))
+        except Miscounted:
+            raise
+        except (RuntimeError, NotImplementedError):
+            # A tensor that is neither a parameter nor a buffer stayed where it is. Slower, but takes those in.
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                first = next(self.host.parameters())
+                return walk(torch.empty(1, *self.facts.image, dtype=first.dtype, device=first.device))
 
     def _sourced(self, tokens: Tokens) -> Tokens:
         index = torch.arange(tokens.patches, device=tokens.x.device)
@@ -218,6 +224,28 @@ class Backbone(Reduced, ABC):
 def on_grid(tokens: Tokens) -> Tensor:
     """The patches of all tokens, un-merged where there is a source map: [B P0 C]."""
     return (tokens.x if tokens.source is None else restore(tokens))[:, tokens.prefix :]
+
+
+class Miscounted(RuntimeError):
+    """There are not as many sizes as tokens."""
+
+
+class _Walk(nn.Module):
+    """An image through all blocks of a reduced model -> how many tokens each leaves."""
+
+    def __init__(self, reduced: Reduced) -> None:
+        super().__init__()
+        self.reduced = reduced
+
+    def forward(self, image: Tensor) -> tuple[int, ...]:
+        tokens, left = self.reduced.embed(image), []
+        for block in range(self.reduced.facts.depth):
+            tokens = self.reduced.block(block, tokens)
+            x, size = tokens.x.shape[:2], tokens.size.shape
+            if x != size:
+                raise Miscounted(f"block {block} leaves {x[1]} tokens but the sizes of {size[1]}")
+            left.append(x[1])
+        return tuple(left)
 
 
 def restore(tokens: Tokens) -> Tensor:
