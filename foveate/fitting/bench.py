@@ -120,11 +120,13 @@ class Bench:
         self.worker.drop(label)
         shutil.rmtree(self.builds.pop(label).file.parent, ignore_errors=True)
 
-    def time(self, labels: Sequence[str], rounds: int, *, warmup: int = 3, stage: str = "search") -> Timing:
-        """Builds by turns. Nothing is kept of it here."""
+    def time(
+        self, labels: Sequence[str], rounds: int, *, warmup: int = 3, stage: str = "search", look: bool | None = None
+    ) -> Timing:
+        """Builds by turns. Nothing is kept of it here. `look`: as in `Worker.time`."""
         self._seed += 1
         inputs = [self._input(self.builds[label].image) for label in labels]
-        ms = self.worker.time(list(labels), inputs, rounds=rounds, warmup=warmup, seed=self._seed)
+        ms = self.worker.time(list(labels), inputs, rounds=rounds, warmup=warmup, seed=self._seed, look=look)
         return Timing(tuple(labels), ms, stage)
 
     def outputs(self, label: str, images: np.ndarray) -> np.ndarray:
@@ -158,7 +160,7 @@ def by_turns(base: Seat, other: Seat, rounds: int, *, stage: str = "search") -> 
     for r in range(rounds):
         for i in order.permutation(2):
             time.sleep(SETTLE_S)
-            ms[i, r] = seats[i].bench.time([seats[i].label], 1, warmup=1).ms[0, 0]
+            ms[i, r] = seats[i].bench.time([seats[i].label], 1, warmup=1, look=not r).ms[0, 0]
     return Timing((base.label, other.label), ms, stage)
 
 

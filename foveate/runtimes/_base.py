@@ -96,6 +96,12 @@ class Runtime(ABC):
         cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None
     ) -> Runner: ...
 
+    @classmethod
+    def warm(cls) -> None:
+        """Import what takes seconds, while the process that asked for this one still builds what will be loaded."""
+        for package in cls.packages:
+            importlib.import_module(package)
+
     @classmethod  # noqa: B027  (most have nothing to do)
     def serve(cls, threads: int) -> None:
         """Called once, first, in a process that will hold models of this runtime alone."""

@@ -4,6 +4,7 @@ It imports what its runtime needs and nothing else. A thread reads the requests,
 middle of a run, when the parent is gone.
 """
 
+import contextlib
 import gc
 import os
 import queue
@@ -52,22 +53,21 @@ class Child:
         return self.model(key)(x)
 
     def time(
-        self, *x: np.ndarray, keys: list[str], rounds: int, warmup: int, seed: int, resident: list[bool]
+        self, *x: np.ndarray, keys: list[str], rounds: int, warmup: int, seed: int, resident: list[bool], look: bool
     ) -> np.ndarray:
         models = [self.model(k) for k in keys]
         calls = [
             model.resident(one) if there else partial(model, one)
             for model, one, there in zip(models, x, resident, strict=True)
         ]
-        idle = idle_cores()
+        idle = idle_cores() if look or self.quiet is None else self.quiet["idle_cores"]
         for _ in range(warmup):
             for call in calls:
                 call()
         times = np.empty((len(keys), rounds))
         order = np.random.default_rng(seed)
         others = OtherLoad()
-        gc.collect()
-        gc.disable()
+        gc.disable()  # one that fell into a round would be taken for the model's
         try:
             for r in range(rounds):
                 for i in order.permutation(len(keys)):
@@ -169,6 +169,8 @@ def main(runtime: str, module: str, threads: str, device: str) -> None:
     threading.Thread(target=listen, daemon=True).start()
     import_module(module)
     child = Child(runtime, int(threads), device)
+    with contextlib.suppress(ImportError, OSError, RuntimeError):  # `load` will say it in words
+        child.runtime.warm()
     while True:
         send(cast(BinaryIO, pipe), *answer(child, *requests.get()))
 

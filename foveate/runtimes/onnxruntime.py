@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: one `.onnx` file (weights beside it only past ONNX's limit of 2 GB)."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,13 @@ class OnnxRuntime(Runtime):
         return missing("onnxruntime")
 
     @classmethod
+    def warm(cls) -> None:
+        _onnxruntime()
+
+    @classmethod
     def serve(cls, threads: int) -> None:
         """One pool for all sessions: the threads of a second would spin while the first is timed."""
-        import onnxruntime as ort
-
+        ort = _onnxruntime()
         ort.set_global_thread_pool_sizes(threads, 1)
         cls._pool = threads
 
@@ -60,10 +64,9 @@ class OnnxRuntime(Runtime):
 
     @classmethod
     def _load(cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None) -> Runner:
-        import onnxruntime as ort
-
         from foveate.runtimes._export import INPUT, OUTPUT, dim_name
 
+        ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -94,10 +97,23 @@ def _fed_by_activations(graph: "onnx.ModelProto") -> set[str]:
     return {n.name for n in graph.graph.node if n.op_type == "MatMul" and made_by.get(n.input[0]) in ("Gelu", "Mul")}
 
 
+def _onnxruntime():  # type: ignore[no-untyped-def]
+    """ONNX Runtime, without what it would send home.
+
+    From 1.29 on, importing it reports the process over HTTPS, and leaves an identifier among the temporary files. Who
+    sets the variable decides; unset, it is off.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _quantise(graph: Path, target: Path, calibration: np.ndarray) -> None:
     """Static, per channel; only products with constant weights. Ranges come from the user's own images."""
     import onnx
-    import onnxruntime as ort
+
+    ort = _onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     from foveate.runtimes._export import INPUT, float_nodes

@@ -25,6 +25,10 @@ class OpenVino(Runtime):
     suffix = ".xml"
 
     @classmethod
+    def warm(cls) -> None:
+        _openvino()
+
+    @classmethod
     def _why_not(cls, precision: str, device: str) -> str | None:
         if (reason := missing("openvino")) is not None:
             return reason

@@ -104,25 +104,28 @@ class Worker:
         warmup: int = 3,
         seed: int = 0,
         resident: bool | Sequence[bool] = False,
+        look: bool | None = None,
     ) -> np.ndarray:
         """Latencies in ms, [len(keys) rounds]: in every round each model runs once, in an order drawn anew.
 
         `x` holds one whole input (batch included) for each key. `facts()["quiet"]` says then how quiet it was.
         A run takes its input from the host, and is over when its answer is there. `resident` (of all, or of each key):
         input and output lie on the device, and it is over when the device is done; the same where that is the host.
+        `look`: sleep a tenth of a second before, to see whether a pool spins; by default where there is a warm-up, as
+        without one this goes on where the last call ended.
         """
         if len(keys) != len(x):
             raise InputError(f"{len(keys)} models and {len(x)} inputs; give one for each")
         there = [resident] * len(keys) if isinstance(resident, bool) else list(resident)
         asked = {"keys": list(keys), "rounds": rounds, "warmup": warmup, "seed": seed, "resident": there}
-        return self._ask("time", x, **asked)[1][0]
+        return self._ask("time", x, **asked, look=bool(warmup) if look is None else look)[1][0]
 
     def facts(self) -> dict[str, Any]:
         """runtime, threads, device, versions, pid, peak_rss_bytes; quiet: what the last `time` noticed of other load.
 
-        quiet holds `idle_cores`: CPU this process burnt per second while it ought to have slept, just before timing
-        (a pool that spins); `other_cores`: CPU that other processes used per second meanwhile (nan: unknown); and
-        `seconds`: how long that was. It is None before the first `time`.
+        quiet holds `idle_cores`: CPU this process burnt per second while it ought to have slept, just before the last
+        warm-up (a pool that spins); `other_cores`: CPU that other processes used per second meanwhile (nan: unknown);
+        and `seconds`: how long that was. It is None before the first `time`.
         Of a GPU also `name`, `capability`, `cuda`, `driver`, and `allocated_bytes` and `peak_allocated_bytes` on it.
         """
         return self._ask("facts")[0]["facts"]

@@ -92,6 +92,18 @@ def test_what_lies_in_the_current_folder_does_not_stand_in_for_modules(built, im
         worker.load("m", os.path.relpath(built("onnxruntime", "fp32")), precision="fp32")
 
 
+def test_nothing_is_left_of_a_library_among_the_temporary_files(tmp_path, model, monkeypatch):
+    """ONNX Runtime left an identifier there, by which it reported home."""
+    file = RUNTIMES["onnxruntime"].build(model, tmp_path / "a", shape=(1, *IMAGE), precision="fp32")
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temp))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with Worker("onnxruntime", threads=1) as worker:
+        worker.load("a", file, precision="fp32")
+        assert not list(temp.iterdir())
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_nothing_outlives_a_worker(runtime, tmp_path, model):
     """OpenVINO used to fork a process that reported its import, and hung for ever."""

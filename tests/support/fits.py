@@ -63,7 +63,9 @@ class StubBench:
     def drop(self, label: str) -> None:
         del self.builds[label]
 
-    def time(self, labels: Any, rounds: int, *, warmup: int = 3, stage: str = "search") -> Timing:
+    def time(
+        self, labels: Any, rounds: int, *, warmup: int = 3, stage: str = "search", look: bool | None = None
+    ) -> Timing:
         self.timed.append((tuple(labels), rounds))
         ms = np.array([[self.speeds[label]] * rounds for label in labels])
         ms = ms * np.exp(self.rng.normal(0, self.noise, ms.shape))
