@@ -1,15 +1,18 @@
-"""torch's compiler, ahead of time (AOTInductor): the file is a package of machine code for this kind of CPU or GPU.
+"""torch's compiler, Inductor.
 
-For a CPU, weights are folded and packed when compiling (`freezing`). Autotuning stays off: it multiplies the build's
-time. The thread count stays open in the machine code, so that one file serves any.
+On a CPU it works ahead of time (AOTInductor): the file is a package of machine code for this kind of CPU. Weights are
+folded and packed when compiling (`freezing`). Autotuning stays off: it multiplies the build's time. The thread count
+stays open in the machine code, so that one file serves any.
 
-On a GPU the package runs under a CUDA graph of ours (`_cuda`): Inductor's own, `triton.cudagraphs`, wrap its Python
-code and not a package. For that it is loaded without the locks and events that several threads would need.
+On a GPU the file is the `torch.export` program, and is compiled when it is loaded; Inductor keeps its kernels in a
+cache for the next time. Packages were tried there (torch 2.11, H100): each took two minutes to make, most of it
+for C++ around the kernels, and loading one ended the process. CUDA graphs are ours (`_cuda`), as for `eager`.
 """
 
 import json
-import os
 import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +25,10 @@ from foveate.runtimes.worker import convert
 from foveate.target import Target
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 COMPILERS = ("g++", "c++", "clang++")
-USUAL_TOOLKIT = Path("/usr/local/cuda")
 
 
 @RUNTIMES.register("compile")
@@ -41,7 +44,7 @@ class Compile(Runtime):
             return reason
         if not any(map(shutil.which, COMPILERS)):
             return f"no C++ compiler found (looked for {', '.join(COMPILERS)}): install g++"
-        return no_toolkit() if Target(device=device).kind == "cuda" else None
+        return missing("triton") if Target(device=device).kind == "cuda" else None
 
     @classmethod
     def device_facts(cls, device: str) -> dict[str, Any]:
@@ -56,27 +59,27 @@ class Compile(Runtime):
 
         from foveate.runtimes._export import program, quiet
 
-        graph = target.parent.parent / "graph.pt2"
+        on_gpu = Target(device=device).kind == "cuda"
+        graph = target if on_gpu else target.parent.parent / "graph.pt2"
         exported = program(model, shape, precision)
         with quiet():
             torch.export.save(exported, graph)
         del exported
-        convert("compile", graph, target, precision, device=device)  # elsewhere: the compiler keeps what it took
+        if not on_gpu:
+            convert("compile", graph, target, precision, device=device)  # elsewhere: the compiler keeps what it took
 
     @classmethod
     def convert(cls, graph: Path, target: Path, precision: str, calibration: np.ndarray | None, device: str) -> None:
         import torch
         import torch._inductor
 
-        from foveate.runtimes._export import input_shape, moved
+        from foveate.runtimes._export import input_shape
 
-        exported, where = torch.export.load(graph), Target(device=device)
-        about = {"shape": json.dumps(input_shape(exported)), "device": where.kind}
-        options: dict[str, Any] = {"aot_inductor.metadata": about}
-        if where.kind == "cuda":
-            exported = moved(exported, where)
-        else:
-            options |= {"freezing": True, "cpp.dynamic_threads": True}
+        exported = torch.export.load(graph)
+        options: dict[str, Any] = {
+            "aot_inductor.metadata": {"shape": json.dumps(input_shape(exported))},
+            "freezing": True, "cpp.dynamic_threads": True,
+        }  # fmt: skip
         with torch.no_grad():
             torch._inductor.aoti_compile_and_package(exported, package_path=str(target), inductor_configs=options)
 
@@ -85,32 +88,41 @@ class Compile(Runtime):
         import torch
         import torch._inductor
 
-        from foveate.runtimes._export import quiet
+        from foveate.runtimes._export import input_shape, moved, quiet
 
         torch.set_num_threads(threads)
         where = Target(device=device)
-        on_gpu = where.kind == "cuda"
+        check_kind(path, where)
         with quiet():
-            module = torch._inductor.aoti_load_package(
-                str(path), run_single_threaded=on_gpu, device_index=where.index if on_gpu else -1
-            )
-        about = module.loader.get_metadata()  # type: ignore[attr-defined]
-        check_kind(path, about, where)
-        return _torch.runner(module, tuple(json.loads(about["shape"])), where)
+            if where.kind == "cuda":
+                exported = torch.export.load(path)
+                takes = input_shape(exported)
+                module = compiled(moved(exported, where).module(check_guards=False), is_open=None in takes)
+            else:
+                module = torch._inductor.aoti_load_package(str(path))
+                takes = tuple(json.loads(module.loader.get_metadata()["shape"]))  # type: ignore[attr-defined]
+        run = _torch.runner(module, takes, where)
+        fixed = [n for n in takes if n is not None]
+        if where.kind == "cuda" and len(fixed) == len(takes):
+            with quiet():
+                run(np.zeros(fixed, np.float32))  # compiles: the first photograph should not wait for that
+        return run
 
 
-def check_kind(path: Path, about: dict[str, str], where: Target) -> None:
-    """Raise InputError where the package was compiled for another kind of device: it would run there, unseen."""
-    if (made := about.get("device", Target().kind)) != where.kind:
+def compiled(module: "nn.Module", is_open: bool) -> "Callable[[torch.Tensor], torch.Tensor]":
+    """`module` through Inductor, when it is first called: for one shape, or once for all where it `is_open`."""
+    import torch
+
+    return torch.compile(module, fullgraph=True, dynamic=is_open)
+
+
+def check_kind(path: Path, where: Target) -> None:
+    """Raise InputError where the file was made for another kind of device: it would run there, unseen."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            package = any("/aotinductor/" in name for name in archive.namelist())
+    except zipfile.BadZipFile:
+        raise InputError(f"{path} is no file of torch's: it is damaged, or something else") from None
+    made = "cpu" if package else "cuda"
+    if made != where.kind:
         raise InputError(f"{path} was compiled for {made}, not for {where.kind}; build it again")
-
-
-def no_toolkit() -> str | None:
-    """Why a package for a GPU cannot be compiled: torch's compiler writes kernels with Triton, and C++ against CUDA's
-    headers, which it looks for where the environment says, beside nvcc, and in the usual place."""
-    if (reason := missing("triton")) is not None:
-        return reason
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if named or shutil.which("nvcc") or USUAL_TOOLKIT.exists():
-        return None
-    return f"no CUDA toolkit found (looked at CUDA_HOME, CUDA_PATH, nvcc and {USUAL_TOOLKIT}): its headers are needed"
