@@ -12,7 +12,8 @@ import pytest
 
 from foveate.errors import InputError
 from foveate.hardware import Speedup, busy, default_threads, device, device_facts, fingerprint
-from foveate.hardware.timer import over_allowed, percentiles, proven, samples_needed, speedup
+from foveate.hardware.timer import allowance, over_allowed, percentiles, proven, samples_needed, speedup
+from foveate.target import Target
 
 
 def heavy(rng, n):
@@ -179,6 +180,12 @@ def test_a_spinning_pool_is_noticed():
     pids = {int(name.rsplit("(")[-1][:-1]) for name, _ in found.spinning}
     assert pids == {os.getpid(), child.pid} and not found.quiet
     assert sum("spins" in note for note in found.notes) == 2
+
+
+def test_others_may_use_a_part_of_what_is_left_idle():
+    assert allowance(Target(threads=4), cores=4) == allowance(Target(), cores=16) == 0.15
+    assert allowance(Target(threads=8), cores=16) == 2
+    assert allowance(Target(device="cuda", threads=16), cores=16) == 3.75  # a GPU is fed by one
 
 
 def test_an_idle_process_spins_not():

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveate.errors import InputError
-from foveate.hardware.device import governor, usable_cpus
+from foveate.hardware.device import default_threads, governor, usable_cpus
+from foveate.target import Target
 
 log = logging.getLogger(__name__)
 
 Samples = np.ndarray  # [n] milliseconds
 CONFIDENCE = 0.99
+QUIET_CORES = 0.15  # that others may use where every core is wanted
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class Load:
     busiest: tuple[tuple[str, float], ...]  # the same of other processes, as far as they can be seen
     stolen_cores: float | None  # taken by the hypervisor
     governor: str | None
-    allow: float = 0.15
+    allow: float = QUIET_CORES
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -176,7 +178,17 @@ class Load:
         return not self.notes
 
 
-def busy(seconds: float = 0.5, *, allow: float = 0.15) -> Load:
+def allowance(target: Target, cores: int | None = None) -> float:
+    """Cores that others may keep busy while something is timed there: a quarter of those that it leaves idle.
+
+    `cores`: how many there are to use; by default `default_threads()`. A GPU wants one, to be fed by.
+    """
+    cores = cores or default_threads()
+    wanted = 1 if target.kind == "cuda" else target.threads or cores
+    return max(QUIET_CORES, (cores - wanted) / 4)
+
+
+def busy(seconds: float = 0.5, *, allow: float = QUIET_CORES) -> Load:
     """Sleep and see what the CPU does meanwhile: other processes' load, and pools of our own that spin.
 
     Call it with nothing running in this process or its children. `allow` is the load, in cores, that passes as quiet.

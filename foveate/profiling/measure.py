@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import ValidationError
 
 from foveate.errors import InputError, NotAvailable, one_of
-from foveate.hardware.timer import busy
+from foveate.hardware.timer import allowance, busy
 from foveate.profiling.curve import Point, Profile, tabulate
 from foveate.profiling.explore import coarse_grid, explore
 from foveate.profiling.quiet import Look, await_quiet, far, reference_of, told
@@ -77,7 +77,7 @@ def profile(
     facts = describe(model)
     target = target.model_copy(update={"threads": target.threads or default_threads()})
     chosen = _check(facts, target, methods, seconds)
-    device, look = device_facts(), load or busy
+    device, look = device_facts(), load or (lambda: busy(allow=allowance(target)))
     where = [target.model_dump(), fingerprint(device, target.device), device["versions"]]
     key = key_of(model, facts, where)
     with Store() as store:

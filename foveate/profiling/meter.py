@@ -17,6 +17,7 @@ from torch import nn
 
 from foveate.adapters import adapt
 from foveate.hardware.device import default_threads
+from foveate.hardware.timer import allowance
 from foveate.profiling.curve import Point
 from foveate.profiling.quiet import others_worked
 from foveate.profiling.stack import Ends, Reductions, Stack, trial
@@ -128,7 +129,7 @@ class RuntimeMeter:
         for key in set(keys) - {self.reference, "blocks", "attention"}:
             self.worker.drop(key)
             self.loaded.discard(key)
-        return Timed(ratios, ms[0], others_worked(quiet))
+        return Timed(ratios, ms[0], others_worked(quiet, allowance(self.target)))
 
     def _load(self, name: str, path: Path, x: np.ndarray) -> str:
         """Load a file for the shape of x; its key."""

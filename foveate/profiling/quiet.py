@@ -10,7 +10,7 @@ from foveate.hardware.timer import Load
 from foveate.profiling.curve import Point
 
 Look = Callable[[], Load]
-ALLOWED_CORES = 0.25  # that others may use while a point is timed
+ALLOWED_CORES = 0.25  # that others may use in any case while a point is timed
 TICKS_S = 0.03  # of CPU that is not counted: the system counts it in hundredths of a second, and rounds
 FAR = 1.5  # times the median reference, either way: past it something else was measured than the model
 
@@ -28,11 +28,11 @@ def await_quiet(
     return None
 
 
-def others_worked(timings: Iterable[Mapping[str, float]]) -> bool:
-    """Did other processes use more CPU than passes as quiet, over several of a worker's `facts()["quiet"]`?"""
+def others_worked(timings: Iterable[Mapping[str, float]], allowed: float = ALLOWED_CORES) -> bool:
+    """Did other processes use more than `allowed` cores, over several of a worker's `facts()["quiet"]`?"""
     seen = [(q["other_cores"], q["seconds"]) for q in timings if not math.isnan(q["other_cores"])]
     used, wall = sum(cores * s for cores, s in seen), sum(s for _, s in seen)
-    return used - TICKS_S > ALLOWED_CORES * wall
+    return used - TICKS_S > max(allowed, ALLOWED_CORES) * wall
 
 
 def reference_of(points: Iterable[Point]) -> float:
