@@ -1,6 +1,7 @@
 """What a model is judged on: photographs as it sees them, their labels for its kind of output, and what it answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from foveate.evaluate.masks import Masked, find_masks
 from foveate.evaluate.sources import VAL
 from foveate.facts import Outputs
 from foveate.loading.load import BUNDLED, Loaded
+from foveate.target import Target
 
 UNMASKED = "no masks were found: they are judged without labels"
 
@@ -101,6 +103,15 @@ def masked(data: str | Path, loaded: Loaded) -> Masked | None:
         if any(folder == "annotations" or folder.endswith("annot") for folder in folders):
             raise  # or the masks themselves would be taken for photographs
         return None
+
+
+@contextmanager
+def moved(model: nn.Module, device: str) -> Iterator[nn.Module]:
+    """The model with its weights on `device` as long as this lasts; on the CPU again after."""
+    try:
+        yield model.to(device)
+    finally:
+        model.to(Target().device)
 
 
 def reference_outputs(model: nn.Module, images: np.ndarray, chunk: int = 16) -> np.ndarray:

@@ -93,7 +93,7 @@ class Evaluator:
         """
         self.model, self.bf16 = model, bf16
         self.device = next(model.parameters()).device
-        dense = adapt(model)
+        dense = adapt(model).to(self.device)
         self.facts = f = dense.facts
         self.outputs: Outputs = outputs or f.outputs
         if self.outputs == "masks":
@@ -170,7 +170,7 @@ class Evaluator:
     def _run(self, steps: Steps, chunks: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """(chunk, outputs [s ...]) of a plan."""
         # No dry run here: the modules are built from the same schedule each time, and it would cost more than a chunk.
-        twin = adapter_of(self.model)(self.model, steps).eval()
+        twin = adapter_of(self.model)(self.model, steps).eval().to(self.device)
         for c in chunks:
             with self._mode():
                 done, block, tokens = self._start(steps, c)
