@@ -10,7 +10,7 @@ from foveate.evaluate.answers import reference_outputs
 from foveate.evaluate.judges import JUDGES
 from foveate.evaluate.metrics import sqnr_db
 from foveate.fitting.baseline import Baseline
-from foveate.fitting.bench import Seat, by_turns, origin, rounds_for
+from foveate.fitting.bench import SETTLE_S, Seat, by_turns, origin, rounds_for
 from foveate.fitting.case import Case, Look
 from foveate.fitting.energy import energy_of
 from foveate.fitting.pictures import overlays
@@ -18,11 +18,10 @@ from foveate.fitting.proving import Proof
 from foveate.fitting.stages import Progress
 from foveate.hardware.energy import Energy
 from foveate.hardware.peaks import measure_peaks
+from foveate.hardware.timer import allowance
 from foveate.plans import Plan
 from foveate.result import Result, Tag
 from foveate.written import Overlays
-
-CALM = 0.15  # cores that other processes may use without being named
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def examine(case: Case, baseline: Baseline, proof: Proof | None, given: Seat, se
     progress("write", 0.0, "energy, parity and pictures")
     warnings = []
     quiet = given.bench.worker.facts().get("quiet") or {}
-    if (other := quiet.get("other_cores") or 0.0) > CALM:
+    if (other := quiet.get("other_cores") or 0.0) > allowance(baseline.target):
         warnings.append(f"other processes kept {other:.1f} cores busy while the last pairs were timed")
     energy = {}
     for seat in {baseline.seat.label: baseline.seat, given.label: given}.values():
@@ -90,7 +89,8 @@ def full_share(baseline: Baseline, seconds: float = 4.0) -> float:
     full = baseline.full_seat
     if full is None:
         return baseline.ms / (baseline.full.latency_ms or baseline.ms)
-    rounds = rounds_for(baseline.ms * 2, seconds, least=30)
+    each = 2 * baseline.ms if full.bench is baseline.seat.bench else 4 * baseline.ms + 2e3 * SETTLE_S
+    rounds = rounds_for(each, seconds, least=30)
     return by_turns(full, baseline.seat, rounds, stage="ladder").share(baseline.seat.label, full.label)
 
 

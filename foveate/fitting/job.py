@@ -26,6 +26,9 @@ from foveate.fitting.stages import Progress, Say, StageClock, quiet, silent, spo
 from foveate.fitting.verdict import verdict_of
 from foveate.fitting.writing import write
 
+A_BUILD = 6.0  # seconds, before the first is made
+PARTS = 6  # of a model that a profile builds, each about as long as the model
+AFTER = 8.0  # seconds, for what follows the proof
 WORTH_A_SEARCH = 1.25  # a runner-up's latency over the winner's, up to which a plan on it may still win
 
 
@@ -77,11 +80,13 @@ def fit(
 
 def run(request: Request, progress: Progress = quiet, say: Say = silent) -> Outcome:
     """`fit`, asked for by one value."""
-    began, pace = time.monotonic(), Pace.within(request.seconds)
+    began = time.monotonic()
     check_folder(request.out)
     pairs, untried = contenders(request)
     request.checked_methods()
-    clock = StageClock(progress, expected(request, pace, len(pairs), sum(p == "int8" for _, p in pairs)))
+    first = before_search(len(pairs), sum(precision == "int8" for _, precision in pairs))
+    pace = Pace.within(request.seconds, sum(first.values()) + PARTS * A_BUILD + AFTER)
+    clock = StageClock(progress, first | after_dense(request, pace, A_BUILD))
     progress = clock.tell
     say(f"about {spoken(sum(clock.expected.values()))}, in {len(clock.expected)} stages")
     case = prepare(request, progress, say)
@@ -90,6 +95,12 @@ def run(request: Request, progress: Progress = quiet, say: Say = silent) -> Outc
             case, request, pairs, untried, Path(tmp), stack, lambda share, text: progress("dense", share, text)
         )
         goal = request.budget.goal(baseline.ms)
+        each, spent = baseline.seat.build.seconds, time.monotonic() - began
+        left = None if request.seconds is None else request.seconds - spent
+        pace = Pace.within(left, PARTS * each + AFTER)
+        clock.expected.update(after_dense(request, pace, each))
+        if left is not None and left < (rest := PARTS * each + AFTER):
+            say(f"--seconds {request.seconds:g}: every fit takes {spoken(spent + rest)} here, so the search is short")
         lanes = list[Lane]()
         if request.points is not None or dense_within(baseline, goal) is None:
             lanes = run_lanes(case, request, baseline, goal, pace, progress, began)
@@ -160,12 +171,17 @@ def dense_seat(baseline: Baseline, goal: Goal) -> Seat:
     return baseline.seat
 
 
-def expected(request: Request, pace: Pace, builds: int, of_int8: int) -> dict[str, float]:
-    """Seconds that each stage is expected to take, in order."""
+def before_search(builds: int, of_int8: int) -> dict[str, float]:
+    """Seconds that each stage is expected to take, in order, until the baseline is known."""
+    return {"load": 8.0, "dense": A_BUILD * builds + 15.0 * of_int8}
+
+
+def after_dense(request: Request, pace: Pace, each: float) -> dict[str, float]:
+    """The same of the stages after it, where a build takes `each` seconds."""
     stages = {
-        "load": 8.0, "dense": 5.0 * builds + 15.0 * of_int8, "profile": 1.3 * pace.profile, "plan": pace.plan,
-        "measure": 0.8 * pace.build, "verify": 0.6 * pace.verify,
+        "profile": PARTS * each + pace.profile, "plan": pace.plan, "measure": max(2 * each, 0.8 * pace.build),
+        "verify": 0.6 * pace.verify,
     }  # fmt: skip
     if request.points is not None:
         stages["points"] = pace.points
-    return stages | {"write": 8.0}
+    return stages | {"write": AFTER}

@@ -56,6 +56,7 @@ def build_trials(
         dense: the dense build on the target of `found`; base: the baseline, which shares are of.
     """
     trials: list[Trial] = []
+    looking = dense_ms / 1e3 * len(case.search) / found.target.batch  # seconds
     total = request.points or SHORTLIST
 
     def build(candidate: Candidate) -> None:
@@ -75,13 +76,13 @@ def build_trials(
                 found.candidates, trials, goal,
                 dense_ms=dense_ms, predicted_dense_ms=found.profile.dense_ms, most=count,
             )  # fmt: skip
-            for candidate in by_clock(chosen, dense.build.seconds, pace.build):
+            for candidate in by_clock(chosen, dense.build.seconds + looking, pace.build):
                 build(candidate)
     return tuple(trials)
 
 
 def by_clock(chosen: Sequence[Candidate], each: float, seconds: float) -> Sequence[Candidate]:
-    """Fewer of them where a build takes long (`each` seconds; int8's do): evenly taken, `LEAST_BUILT` in any case."""
+    """Fewer of them where a trial takes long (`each` seconds; int8's do): evenly taken, `LEAST_BUILT` in any case."""
     able = max(LEAST_BUILT, int(seconds / max(each, 1e-3)))
     if able >= len(chosen):
         return chosen

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from foveate.evaluate.answers import moved
 from foveate.facts import Facts
 from foveate.fitting.budget import Goal
 from foveate.fitting.case import Case
@@ -32,17 +33,17 @@ class Pace:
 
     profile: float = 30.0
     plan: float = 45.0
-    build: float = 60.0  # the shortlist
+    build: float = 60.0  # the shortlist, looked at on all photographs of the search
     verify: float = 40.0
     points: float = 60.0
 
     @classmethod
-    def within(cls, seconds: float | None) -> "Pace":
-        """The usual pace, or that of a fit that shall take `seconds`: what every fit needs anyway is left out."""
+    def within(cls, seconds: float | None, needed: float) -> "Pace":
+        """The usual pace, or that of a fit that has `seconds` left, of which `needed` go into what every fit does."""
         if seconds is None:
             return cls()
         whole = cls()
-        share = max(0.02, min(4.0, (seconds - 25.0) / (whole.profile + whole.plan + whole.build + whole.verify)))
+        share = max(0.02, min(4.0, (seconds - needed) / (whole.profile + whole.plan + whole.build + whole.verify)))
         return cls(*(share * part for part in (whole.profile, whole.plan, whole.build, whole.verify, whole.points)))
 
 
@@ -70,17 +71,19 @@ def search(
     few, labels = case.search.x[:PLANNED_ON], case.search.sample.labels
     labels = None if labels is None else labels[:PLANNED_ON]
     if request.planner == "pomt":
-        plans = plan_pomt(
-            case.model, few, labels, found.table, methods=request.methods, alpha=request.alpha,
-            progress=lambda share, text: progress("plan", share, text),
-        )  # fmt: skip
+        with moved(case.model, target.device) as model:
+            plans = plan_pomt(
+                model, few, labels, found.table, methods=request.methods, alpha=request.alpha,
+                progress=lambda share, text: progress("plan", share, text),
+            )  # fmt: skip
         none = f"POMT's utility (alpha {request.alpha:g}) is highest where all tokens are kept"
         return Search(target, found, tuple(plans), None if plans else none)
     limit = None if goal.limit_ms is None else goal.limit_ms * found.dense_ms / dense_ms
-    plans = plan_candidates(
-        case.model, few, labels, found.table, methods=request.methods, outputs=case.facts.outputs,
-        max_drop=goal.points if limit is None else None, latency_ms=limit, budget_seconds=pace.plan,
-        wide=request.points is not None, seed=request.seed,
-        progress=lambda share, text: progress("plan", share, text),
-    )  # fmt: skip
+    with moved(case.model, target.device) as model:
+        plans = plan_candidates(
+            model, few, labels, found.table, methods=request.methods, outputs=case.facts.outputs,
+            max_drop=goal.points if limit is None else None, latency_ms=limit, budget_seconds=pace.plan,
+            wide=request.points is not None, seed=request.seed,
+            progress=lambda share, text: progress("plan", share, text),
+        )  # fmt: skip
     return Search(target, found, tuple(plans))

@@ -53,7 +53,10 @@ def test_time_is_told_as_one_says_it(seconds, text):
     assert spoken(seconds) == text
 
 
-def test_seconds_asked_for_set_the_pace():
-    usual, short, long = Pace.within(None), Pace.within(60), Pace.within(600)
-    assert short.plan < usual.plan < long.plan and usual == Pace()
-    assert short.profile / usual.profile == pytest.approx(short.verify / usual.verify)
+def test_a_fit_in_a_hurry_searches_in_what_is_left():
+    usual = Pace.within(None, needed=40)
+    assert usual == Pace()
+    longer, shorter, none = (Pace.within(seconds, needed=40) for seconds in (600, 140, 20))
+    assert longer.plan > usual.plan > shorter.plan > none.plan > 0
+    parts = lambda pace: pace.profile + pace.plan + pace.build + pace.verify
+    assert parts(shorter) == pytest.approx(100) and parts(none) < 5
