@@ -5,6 +5,7 @@ seed the batches are the same for any number of processes, so the losses are too
 random numbers inside the model (stochastic depth, dropout) and MixUp, which pairs within a process's part, are not.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from foveate.errors import InputError, NotAvailable
 from foveate.loading.card import Card
+from foveate.runtimes import RUNTIMES
 from foveate.train.data import Batch, Samples, loader, order, share
 from foveate.train.goals import goal_of
 from foveate.train.parts import average_of, build, optimizer_of, preprocess_of, schedule_of
@@ -24,6 +26,8 @@ from foveate.train.recipe import Recipe
 from foveate.train.record import Record
 from foveate.train.state import LAST, Position, resume, save, save_model
 from foveate.train.tasks import Learner
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float, str], None]
 SAVE_SECONDS = 300.0  # between checkpoints within an epoch
@@ -268,7 +272,13 @@ class _Run:
 
 
 def _mixed(recipe: Recipe) -> str:
-    return "bf16" if recipe.precision == "bf16" else "no"
+    """Accelerate's word for the recipe's precision; float32 where a CPU would only imitate bf16, and slowly."""
+    if recipe.precision != "bf16":
+        return "no"
+    if not torch.cuda.is_available() and (reason := RUNTIMES["eager"].why_not("bf16")) is not None:
+        log.warning("trained in fp32, not in the recipe's bf16: %s", reason)
+        return "no"
+    return "bf16"
 
 
 def _finite(x: float) -> bool:

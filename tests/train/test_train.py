@@ -1,5 +1,7 @@
 """Training: it learns what its task asks, whatever the model, and leaves what it says."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from foveate.adapters import adapt
 from foveate.errors import InputError
 from foveate.loading.load import load
 from foveate.plans import Step
-from foveate.train import Classify, Distil, Incremental, MatchTokens, Through, train
+from foveate.runtimes import RUNTIMES
+from foveate.train import Classify, Distil, Incremental, MatchTokens, Through, loop, train
 from foveate.train.parts import preprocess_of
 from foveate.train.tasks import outputs
 
@@ -106,3 +109,12 @@ def test_smoothing_and_binary_losses():
     want = -(y * p.log() + (1 - y) * (1 - p).log()).sum(1).mean()
     torch.testing.assert_close(Classify(0.0, binary=True).loss(logits, y), want)
     assert list(outputs((1, 2))) == ["memory", "process"]
+
+
+def test_bf16_is_not_imitated_by_a_cpu_without_it(monkeypatch, caplog):
+    asked = SimpleNamespace(precision="bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(RUNTIMES["eager"], "why_not", lambda precision: "this CPU has no bf16 instructions")
+    assert loop._mixed(asked) == "no" and "not in the recipe's bf16: this CPU has no" in caplog.text
+    monkeypatch.setattr(RUNTIMES["eager"], "why_not", lambda precision: None)
+    assert loop._mixed(asked) == "bf16" and loop._mixed(SimpleNamespace(precision="fp32")) == "no"
