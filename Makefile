@@ -30,8 +30,8 @@ gpu:  ## on a GPU, its tests and benchmarks with the python found: unattended, e
 	@why=$$(PYTHONPATH=. $(PYTHON) -m benchmarks.gpu --why-not); asked=$$?; \
 	if [ $$asked -ne 0 ]; then exit $$asked; fi; \
 	if [ -n "$$why" ]; then echo "nothing was run: $$why"; exit 0; fi; \
-	PYTHONPATH=. timeout 230 $(PYTHON) -m pytest -p no:cacheprovider -m gpu tests/gpu; tested=$$?; \
-	PYTHONPATH=. timeout 240 $(PYTHON) -m benchmarks.gpu --seconds 220; \
+	PYTHONPATH=. timeout 200 $(PYTHON) -m pytest -p no:cacheprovider -p no:benchmark -m gpu tests/gpu; tested=$$?; \
+	PYTHONPATH=. timeout 270 $(PYTHON) -m benchmarks.gpu --seconds 250; \
 	exit $$tested
 
 clean:

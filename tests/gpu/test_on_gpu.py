@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from support.families import CLOSE, VARIANTS, make
+from support.families import VARIANTS, make
 from timm.models.vision_transformer import VisionTransformer
 
 from foveate.adapters import adapt, describe
@@ -15,8 +15,12 @@ from foveate.plans import Step
 from foveate.runtimes import RUNTIMES, Runner, Worker, _cuda
 
 GPU = "cuda:0"
+NEAR = {"atol": 2e-3, "rtol": 2e-3}  # large random weights make a tenth of a percent of what rounding differs by
 FLOOR_DB = {"fp32": 80.0, "bf16": 25.0, "fp16": 40.0}
 TORCH = ("eager", "compile")
+CAPTURED = (  # one of each way to embed, to attend and to end; exporting takes seconds
+    "deit_distilled", "siglip", "dinov3", "eva02", "pe_core", "vittm", "segmenter_dinov3", "dense_dinov2", "iret",
+)  # fmt: skip
 
 
 def sqnr_db(reference, other):
@@ -66,7 +70,7 @@ def test_every_method_answers_as_on_the_cpu_with_as_many_tokens(variant):
         out, left = there(x.to(GPU)), there.blocks(tokens).x
         assert out.device == left.device == torch.device(GPU), method
         assert left.shape[1] == reduced.schedule.after[-1], method
-        torch.testing.assert_close(out.cpu(), wanted, **CLOSE, msg=lambda text, m=method: f"{m}: {text}")
+        torch.testing.assert_close(out.cpu(), wanted, **NEAR, msg=lambda text, m=method: f"{m}: {text}")
         model.cpu()
 
 
@@ -78,7 +82,7 @@ def test_a_built_plan_answers_as_on_the_cpu(method, tmp_path):
     assert sqnr_db(wanted, run(x)) >= FLOOR_DB["fp32"]
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "vit"])
+@pytest.mark.parametrize("variant", CAPTURED)
 @torch.no_grad()
 def test_every_family_is_captured_and_answers_as_on_the_cpu(variant, tmp_path):
     reduced, x = stepped(make(variant), "tome"), images(1)
@@ -175,10 +179,13 @@ def test_a_time_holds_the_work(pair):
     assert median_ms(more) < median_ms(lambda: pair[1][0](pair[1][1]))  # and without the copies it is shorter
 
 
-def test_a_runner_that_does_not_wait_is_caught(pair, monkeypatch):
-    calls = [run.resident(x) for run, x in pair]
+def test_a_runner_that_does_not_wait_takes_no_time(pair, monkeypatch):
+    """So the test above would catch it: launching takes as long for any amount of work."""
+    run, x = pair[1]
+    call = run.resident(x)
+    waited = median_ms(call)
     monkeypatch.setattr(_cuda, "wait", lambda device: None)
-    assert not sees_the_work(*calls)
+    assert median_ms(call) < waited / 2
 
 
 def test_a_worker_times_the_work(tmp_path):
@@ -213,3 +220,27 @@ def test_a_profile_on_the_gpu_rises_with_tokens(tmp_path, monkeypatch):
     curve = found.table.block
     assert found.target.device == GPU and curve.ms[-1] > 1.5 * curve.ms[0]
     assert all(a < b for a, b in pairwise(curve.tokens)) and found.table.fixed_ms > 0
+
+
+# The main job
+
+
+@pytest.mark.parametrize("variant", ["vit", "dinov3", "dense", "features"])
+def test_plans_are_scored_there_as_on_the_cpu(variant):
+    from foveate.planning.evaluator import Evaluator
+
+    model, x = make(variant), images(12)
+    steps = [Step(block=b, method="tome", tokens=describe(model).prefix + n) for b, n in ((0, 11), (1, 6))]
+    wanted = Evaluator(model, x, chunk=6).score(steps)
+    found = Evaluator(model.to(GPU), x, chunk=6).score(steps)
+    np.testing.assert_allclose(found.distance, wanted.distance, rtol=1e-2, atol=1e-4)
+
+
+def test_a_fit_from_end_to_end(tmp_path, monkeypatch):
+    import foveate
+    from foveate.fitting.job import fit
+
+    monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path / "cache"))
+    found = fit(device=GPU, runtime="eager", precision="fp16", seconds=30, out=tmp_path / "out")
+    assert found.plan.target.device == GPU and (tmp_path / "out" / "verdict.json").exists()
+    assert foveate.open(tmp_path / "out")(images(2, 224)).shape == (2, 10)
