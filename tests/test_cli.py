@@ -103,6 +103,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(args, words, tmp_path, here):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_so_it_is_in_a_process_of_its_own(tmp_path):
     refused(foveate("fit", "no_such_vit", "--out", tmp_path / "out"), "no_such_vit")
 

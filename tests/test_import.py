@@ -21,12 +21,14 @@ def test_importing_loads_nothing_heavy(module):
 
 
 def test_the_test_above_can_fail():
-    assert "timm" in loaded_by("import timm")
+    assert "scipy" in loaded_by("import scipy")
 
 
-def over_torch_seconds(statement: str) -> float:
+def over_torch_seconds(statement: str, times: int = 3) -> float:
     code = f"import torch, time; t = time.process_time(); {statement}; print(time.process_time() - t)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(times)
+    ]
     return min(float(r.stdout) for r in runs)
 
 
@@ -35,7 +37,7 @@ def test_import_takes_under_300_ms_beyond_torch():
 
 
 def test_the_import_clock_can_fail():
-    assert over_torch_seconds("import foveate; sum(i * i for i in range(10**7))") > 0.3
+    assert over_torch_seconds("import foveate; sum(i * i for i in range(10**7))", times=1) > 0.3
 
 
 ACCELERATOR = "import torch, foveate, foveate.adapters, foveate.methods; print(torch.cuda.is_initialized())"

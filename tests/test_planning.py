@@ -196,13 +196,13 @@ def test_a_budget_of_no_time_still_plans(model, images, table):
 
 def test_pomts_planner_is_its_utility_over_real_answers(model, images, table):
     """Worked out again by hand: the count with the best utility, alone in block 1/4, landed on exactly."""
-    labels = np.arange(24) % 7
+    images, labels = images[:12], np.arange(12) % 7
     ms, right = {}, {}
     for n in (*default_counts(table, 65, 1), 65):
         steps = () if n == 65 else (Step(block=1, method="pomt", tokens=n),)
         ms[n] = table.predict(Schedule.cut(65, 6, {1: n}), {1: "pomt"})
         right[n] = float((direct(model, images, steps)[2] == labels).mean())
-    for alpha in (0.2, 0.5, 0.8):
+    for alpha in (0.2, 0.8):
         found = plan_pomt(model, images, labels, table, alpha=alpha)
         utility = {n: (-alpha * ms[n], right[n]) for n in ms}
         slowest, best = max(-u / alpha for u, _ in utility.values()), max(a for _, a in utility.values())

@@ -3,9 +3,14 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
+
+import foveate
+from foveate.planners import LatencyTable
+from foveate.planners.table import Curve
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -14,7 +19,27 @@ COMMANDS = [
 ]
 
 
+@pytest.fixture
+def known_profile(monkeypatch):
+    """Measuring takes a minute and is tested elsewhere: here latency is known, and the file is built without ONNX."""
+    counts = [24, 64, 128, 197]
+    curve = lambda per_token: Curve(tokens=counts, ms=[0.1 + per_token * n for n in counts])
+    table = LatencyTable(fixed_ms=1.0, block=curve(0.01), attention=curve(0.004))
+    monkeypatch.setattr(foveate, "profile", lambda *args, **options: SimpleNamespace(table=table), raising=False)
+    monkeypatch.setitem(globals(), "PYTHON", [block.replace('"onnxruntime"', '"eager"') for block in PYTHON])
+
+
+@pytest.mark.usefixtures("known_profile")
 def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
+    run_blocks(tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_the_python_blocks_run_in_order_as_they_stand(tmp_path, monkeypatch):
+    run_blocks(tmp_path, monkeypatch)
+
+
+def run_blocks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     assert len(PYTHON) >= 4
