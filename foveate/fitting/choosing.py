@@ -8,6 +8,7 @@ from foveate.fitting.budget import Goal
 from foveate.fitting.trials import Trial
 from foveate.planning import Candidate
 
+WORTH_BUILDING = 0.98  # of the dense build's predicted latency: what is expected to gain less is within the noise
 SHORTLIST_SLACK = 3.0  # plans expected to lose up to so many times the budget are built too: then it is measured
 
 
@@ -41,6 +42,7 @@ def shortlist(
     if goal.points is not None:
         able = [c for c in able if c.expected_drop <= SHORTLIST_SLACK * goal.points]
     if goal.limit_ms is None:
+        able = [c for c in able if c.predicted_ms <= WORTH_BUILDING * predicted_dense_ms]
         by_speed = sorted(able, key=lambda c: c.predicted_ms)
         picks = np.linspace(0, len(by_speed) - 1, min(most, len(by_speed))).round().astype(int)
         return [by_speed[i] for i in picks]

@@ -8,7 +8,7 @@ import numpy as np
 from foveate.fitting.bench import Seat
 from foveate.fitting.budget import Goal
 from foveate.fitting.case import Case
-from foveate.fitting.choosing import ranked, shortlist
+from foveate.fitting.choosing import WORTH_BUILDING, ranked, shortlist
 from foveate.fitting.proving import VERIFIED, Proof, prove
 from foveate.fitting.request import Request
 from foveate.fitting.searching import Pace, Search
@@ -43,6 +43,11 @@ class Lane:
             return self.proofs[-1].refused or ""
         if not self.search.candidates:
             return "the search found no plan"
+        if not self.trials:
+            return (
+                f"of {len(self.search.candidates)} plans scored none that may keep the budget is expected to be "
+                f"{1 - WORTH_BUILDING:.0%} faster"
+            )
         return f"of {len(self.search.candidates)} plans scored and {len(self.trials)} built none kept the budget"
 
 

@@ -26,6 +26,11 @@ def test_what_is_expected_to_lose_far_more_than_allowed_is_not_built():
     assert len(shortlist([candidate(9.0, expected=50.0)], [], Goal(None, None), most=4, **DENSE)) == 1
 
 
+def test_what_is_expected_to_gain_next_to_nothing_is_not_built():
+    found = shortlist([candidate(19.7), candidate(19.5)], [], BY_LOSS, most=4, **DENSE)
+    assert [c.predicted_ms for c in found] == [19.5]
+
+
 def test_under_a_limit_the_least_lossy_near_it_are_built_and_one_clearly_faster():
     limit = Goal(8.0, None)  # 16 of the table's milliseconds
     found = shortlist(front(), [], limit, most=3, **DENSE)
