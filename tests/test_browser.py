@@ -110,17 +110,24 @@ return [...document.querySelectorAll('[data-figure]')].map((f) => {
 })"""
 
 
+FIT = {"curve", "points", "tried"}
+
+
+def also(*page):
+    """A layout that another of the same page comes close to: with the slow tests."""
+    return pytest.param(*page, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "name, plots, width, theme",
     [
-        ("fit", {"curve", "points", "tried"}, 390, "light"), ("fit", {"curve", "points", "tried"}, 390, "dark"),
-        ("fit", {"curve", "points", "tried"}, 1440, "light"), ("fit", {"curve", "points", "tried"}, 1440, "dark"),
-        ("dense", {"curve", "points", "tried"}, 390, "dark"), ("dense", {"curve", "points", "tried"}, 1440, "light"),
-        ("embedding", {"curve", "points", "tried"}, 390, "light"),
-        ("pictures", {"curve", "points", "tried"}, 390, "dark"),
-        ("pictures", {"curve", "points", "tried"}, 1440, "light"),
+        ("fit", FIT, 390, "dark"), ("fit", FIT, 1440, "light"),
+        also("fit", FIT, 390, "light"), also("fit", FIT, 1440, "dark"),
+        ("dense", FIT, 390, "dark"), also("dense", FIT, 1440, "light"),
+        ("embedding", FIT, 390, "light"),
+        ("pictures", FIT, 390, "dark"), also("pictures", FIT, 1440, "light"),
         ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
-        ("masks", set(), 390, "dark"), ("masks", set(), 1440, "light"),
+        ("masks", set(), 390, "dark"), also("masks", set(), 1440, "light"),
     ],
 )  # fmt: skip
 def test_a_page_looks_right(browser, pages, name, plots, width, theme):

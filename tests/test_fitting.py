@@ -30,7 +30,7 @@ from foveate.result import Result
 
 PHOTOS = Path(foveate.__file__).parent / "assets" / "photos"
 SMALL = {"img_size": 96, "embed_dim": 96, "depth": 4, "num_heads": 3, "num_classes": 10}  # a tenth of the bundled one
-QUICK = {"runtime": "eager", "precision": "fp32", "images": 40, "seconds": 5.0, "methods": ("tome",)}
+QUICK = {"runtime": "eager", "precision": "fp32", "threads": 1, "images": 40, "seconds": 5.0, "methods": ("tome",)}
 
 
 def small(folder):
