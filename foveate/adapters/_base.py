@@ -182,7 +182,7 @@ class Reduced(nn.Module, ABC):
             return torch.func.functional_call(walk, meta, (image,))
         except Miscounted:
             raise
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:
             # A tensor that is neither a parameter nor a buffer stayed where it is. Slower, but takes those in.
             with FakeTensorMode(allow_non_fake_inputs=True):
                 first = next(self.host.parameters())
