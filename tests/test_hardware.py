@@ -182,10 +182,9 @@ def test_a_spinning_pool_is_noticed():
     assert sum("spins" in note for note in found.notes) == 2
 
 
-def test_others_may_use_a_part_of_what_is_left_idle():
-    assert allowance(Target(threads=4), cores=4) == allowance(Target(), cores=16) == 0.15
-    assert allowance(Target(threads=8), cores=16) == 2
-    assert allowance(Target(device="cuda", threads=16), cores=16) == 3.75  # a GPU is fed by one
+def test_others_may_use_cores_beside_a_gpu_alone():
+    assert allowance(Target(threads=1), cores=16) == allowance(Target(), cores=4) == 0.15
+    assert allowance(Target(device="cuda"), cores=16) == 3.75 and allowance(Target(device="cuda"), cores=1) == 0.15
 
 
 def test_an_idle_process_spins_not():

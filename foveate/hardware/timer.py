@@ -179,13 +179,15 @@ class Load:
 
 
 def allowance(target: Target, cores: int | None = None) -> float:
-    """Cores that others may keep busy while something is timed there: a quarter of those that it leaves idle.
+    """Cores that others may keep busy while something is timed there.
 
-    `cores`: how many there are to use; by default `default_threads()`. A GPU wants one, to be fed by.
+    Beside a GPU a quarter of those that it leaves idle (it wants one, to be fed by): a machine of 16 cores is never
+    without one at work. On a CPU `QUIET_CORES`, however few threads are used: caches and memory are shared.
+    `cores`: how many there are to use; by default `default_threads()`.
     """
-    cores = cores or default_threads()
-    wanted = 1 if target.kind == "cuda" else target.threads or cores
-    return max(QUIET_CORES, (cores - wanted) / 4)
+    if target.kind != "cuda":
+        return QUIET_CORES
+    return max(QUIET_CORES, ((cores or default_threads()) - 1) / 4)
 
 
 def busy(seconds: float = 0.5, *, allow: float = QUIET_CORES) -> Load:
