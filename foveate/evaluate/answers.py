@@ -106,7 +106,7 @@ def masked(data: str | Path, loaded: Loaded) -> Masked | None:
 
 
 @contextmanager
-def moved(model: nn.Module, device: str) -> Iterator[nn.Module]:
+def on_device(model: nn.Module, device: str) -> Iterator[nn.Module]:
     """The model with its weights on `device` as long as this lasts; on the CPU again after."""
     try:
         yield model.to(device)

@@ -7,7 +7,7 @@ from torch import nn
 
 from foveate.adapters import describe
 from foveate.errors import InputError
-from foveate.evaluate.answers import Sample, moved, open_sample, reference_outputs
+from foveate.evaluate.answers import Sample, on_device, open_sample, reference_outputs
 from foveate.evaluate.evidence import Answers, photographs_needed
 from foveate.evaluate.judges import JUDGES, Judge, Quality
 from foveate.facts import Facts
@@ -86,7 +86,7 @@ def prepare(request: Request, progress: Progress, say: Say, share: float = 0.6) 
     parts = []
     for share, sample, text in ((0.3, search, "search"), (0.7, unseen, "unseen")):
         progress("load", share, f"the given model on {len(sample)} {text} photographs")
-        with moved(loaded.model, request.device):
+        with on_device(loaded.model, request.device):
             reference = reference_outputs(loaded.model, sample.x)
         parts.append(Part(sample, JUDGES[facts.outputs](reference, sample.labels, seed=request.seed)))
     return Case(loaded, facts, *parts)

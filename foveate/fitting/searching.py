@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foveate.evaluate.answers import moved
+from foveate.evaluate.answers import on_device
 from foveate.facts import Facts
 from foveate.fitting.budget import Goal
 from foveate.fitting.case import Case
@@ -71,7 +71,7 @@ def search(
     few, labels = case.search.x[:PLANNED_ON], case.search.sample.labels
     labels = None if labels is None else labels[:PLANNED_ON]
     if request.planner == "pomt":
-        with moved(case.model, target.device) as model:
+        with on_device(case.model, target.device) as model:
             plans = plan_pomt(
                 model, few, labels, found.table, methods=request.methods, alpha=request.alpha,
                 progress=lambda share, text: progress("plan", share, text),
@@ -79,7 +79,7 @@ def search(
         none = f"POMT's utility (alpha {request.alpha:g}) is highest where all tokens are kept"
         return Search(target, found, tuple(plans), None if plans else none)
     limit = None if goal.limit_ms is None else goal.limit_ms * found.dense_ms / dense_ms
-    with moved(case.model, target.device) as model:
+    with on_device(case.model, target.device) as model:
         plans = plan_candidates(
             model, few, labels, found.table, methods=request.methods, outputs=case.facts.outputs,
             max_drop=goal.points if limit is None else None, latency_ms=limit, budget_seconds=pace.plan,
