@@ -121,10 +121,10 @@ class Cell(NamedTuple):
 
 
 class Shop:
-    """Builds made in processes of their own, several at once, until a moment after which what is not ready is left."""
+    """Builds made in processes of their own, several at once."""
 
-    def __init__(self, folder: Path, end: float) -> None:
-        self.folder, self.end = folder, end
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(CORES_A_BUILD)
         many = max(1, (os.cpu_count() or 1) // CORES_A_BUILD)
         self.pool = ProcessPoolExecutor(many, mp_context=get_context("spawn"))
@@ -138,7 +138,7 @@ class Shop:
             process.terminate()
 
     def make(self, builds: Sequence[Build], until: float) -> dict[Build, Path | str]:
-        """The file of each, or why there is none."""
+        """The file of each, or why there is none; what is not ready by `until` is left."""
         asked = {b: self.pool.submit(made, b, self.folder / "-".join(map(str, b)), DEVICE) for b in builds}
         wait(asked.values(), timeout=max(1.0, until - time.monotonic()))
         return {b: self._result(future) for b, future in asked.items()}
@@ -155,8 +155,6 @@ class Shop:
 
 def made(build: Build, folder: Path, device: str) -> Path:
     """In a process of the pool."""
-    import torch
-
     torch.set_num_threads(CORES_A_BUILD)
     began = time.monotonic()
     steps = plans_of(facts(build.model), MODELS[build.model][2])[build.plan]
@@ -193,6 +191,8 @@ def time_dense(cell: Cell, built: dict[Build, Path | str], bench: "Workers") -> 
     found: dict[str, float | str] = {f"{b.runtime} {b.precision}": p for b, p in built.items() if isinstance(p, str)}
     for runtime in dict.fromkeys(b.runtime for b in built):
         able = {b.precision: p for b, p in built.items() if b.runtime == runtime and isinstance(p, Path)}
+        if not able:
+            continue
         times = bench.time(runtime, {p: (path, p) for p, path in able.items()}, cell.input(), ROUNDS // 4)
         for precision in able:
             ms = times if isinstance(times, str) else float(np.median(times[0][precision]))
@@ -274,7 +274,7 @@ def main(seconds: float, models: Sequence[str], batches: Sequence[int]) -> None:
     sheet: dict[str, Any] = {"machine": device_facts(), "device": DEVICE, "weights": "random", "rows": {}}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        shop = stack.enter_context(Shop(folder, began + seconds))
+        shop = stack.enter_context(Shop(folder))
         asked = [Build(*cell, "dense", *how) for how in contenders() for cell in cells]
         built = shop.make(asked, began + DENSE_SHARE * seconds)
         bench = stack.enter_context(Workers())

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from support.families import VARIANTS, make
+from support.families import CLOSE, VARIANTS, make
 from timm.models.vision_transformer import VisionTransformer
 
 from foveate.adapters import adapt, describe
@@ -15,7 +15,7 @@ from foveate.plans import Step
 from foveate.runtimes import RUNTIMES, Runner, Worker, _cuda
 
 GPU = "cuda:0"
-NEAR = {"atol": 2e-3, "rtol": 2e-3}  # large random weights make a tenth of a percent of what rounding differs by
+APART = {("vittm", "pitome"): {"atol": 2e-3, "rtol": 2e-3}}  # 0.0009 on an H100; why is not known, all others are CLOSE
 FLOOR_DB = {"fp32": 80.0, "bf16": 25.0, "fp16": 40.0}
 TORCH = ("eager", "compile")
 CAPTURED = (  # one of each way to embed, to attend and to end; exporting takes seconds
@@ -70,7 +70,8 @@ def test_every_method_answers_as_on_the_cpu_with_as_many_tokens(variant):
         out, left = there(x.to(GPU)), there.blocks(tokens).x
         assert out.device == left.device == torch.device(GPU), method
         assert left.shape[1] == reduced.schedule.after[-1], method
-        torch.testing.assert_close(out.cpu(), wanted, **NEAR, msg=lambda text, m=method: f"{m}: {text}")
+        near = APART.get((variant, method), CLOSE)
+        torch.testing.assert_close(out.cpu(), wanted, **near, msg=lambda text, m=method: f"{m}: {text}")
         model.cpu()
 
 
@@ -179,8 +180,13 @@ def test_a_time_holds_the_work(pair):
     assert median_ms(more) < median_ms(lambda: pair[1][0](pair[1][1]))  # and without the copies it is shorter
 
 
+def test_a_runner_that_does_not_wait_is_caught(pair, monkeypatch):
+    calls = [run.resident(x) for run, x in pair]
+    monkeypatch.setattr(_cuda, "wait", lambda device: None)
+    assert not sees_the_work(*calls)
+
+
 def test_a_runner_that_does_not_wait_takes_no_time(pair, monkeypatch):
-    """So the test above would catch it: launching takes as long for any amount of work."""
     run, x = pair[1]
     call = run.resident(x)
     waited = median_ms(call)
