@@ -199,6 +199,21 @@ def test_a_method_that_misses_its_count_does_not_get_past_adapt(monkeypatch, var
         adapt(model, plan(model, "faulty", 10))
 
 
+class HoldsAPlainTensor(Reducer):
+    """Neither parameter nor buffer, so it does not follow the model to another device."""
+
+    def forward(self, tokens, signals, keep):
+        scores = tokens.x[:, tokens.prefix :].mean(-1) * torch.ones(tokens.patches)
+        return select(tokens, scores.argsort(1)[:, :keep])
+
+
+def test_a_method_whose_tensors_stay_where_they_are_is_walked_too(monkeypatch):
+    monkeypatch.setitem(METHODS._items, "plain", HoldsAPlainTensor)
+    model = make("vit")
+    reduced = adapt(model, plan(model, "plain", 10))
+    assert reduced.dry_run() == reduced.schedule.after and reduced(IMAGE).shape == (3, 7)
+
+
 def test_restore_needs_a_source_map():
     with pytest.raises(ValueError, match="no source map"):
         restore(Tokens(torch.zeros(1, 3, 2), torch.ones(1, 3), 1))

@@ -189,7 +189,7 @@ def test_a_budget_nobody_can_meet_gives_the_dense_build_and_exit_3(tmp_path):
     assert foveate.open(tmp_path / "out").plan.dense
 
 
-@pytest.mark.slow  # its logic is in fitting/test_verdict.py and test_baseline.py
+@pytest.mark.slow
 def test_the_bundled_model_is_fitted(tmp_path):
     (tmp_path / "fit").mkdir()
     fitted = foveate.fit(out=tmp_path / "fit" / "out", budget=Budget(max_drop=30), **QUICK | {"runtime": "auto"})
@@ -197,7 +197,7 @@ def test_the_bundled_model_is_fitted(tmp_path):
     assert foveate.open(fitted.folder)(np.zeros((2, 3, 224, 224), np.float32)).shape == (2, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # its logic is in fitting/test_verdict.py and test_baseline.py
 def test_a_latency_the_dense_build_meets_is_met_by_it(tmp_path):
     outcome = foveate.fit(out=tmp_path / "out", budget=Budget(latency_ms=1e5), **QUICK)
     assert outcome.exit_code == 0

@@ -438,7 +438,7 @@ def check_end_to_end(model, tokens, **kwargs):
     assert profiled(model, **wanted) == found  # from the cache
 
 
-@pytest.mark.slow  # the README's test makes one, too
+@pytest.mark.slow  # the fit in test_fitting makes one, too
 def test_a_profile_in_plain_torch(monkeypatch, tmp_path):
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
     check_end_to_end(vit(img_size=16, depth=2), 17, runtime="eager")
