@@ -4,9 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import timm
 import torch
-from support.families import randomised
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from foveate.errors import InputError
@@ -15,8 +13,6 @@ from foveate.evaluate.judges import JUDGES, Classes, Embedding, Masks, make_judg
 from foveate.evaluate.masks import VOID
 from foveate.evaluate.metrics import mean_share, unseen_share, wilson
 from foveate.facts import OUTPUTS
-from foveate.planning import Evaluator
-from foveate.plans import Step
 
 
 def normal(*shape, seed=0):
@@ -370,43 +366,3 @@ def test_sound_takes_any_shape():
     assert sound(x[0, 0, 0], 0.9 * x[0, 0, 0]) == pytest.approx(20, abs=1e-4)
     with pytest.raises(InputError, match="against"):
         sound(x, x[:, :2])
-
-
-# In the search for plans.
-
-
-@pytest.fixture(scope="module")
-def images():
-    coarse = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).repeat(8, axis=2).repeat(8, axis=3)
-    return (coarse + 0.3 * normal(16, 3, 64, 64)).astype(np.float32)
-
-
-SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2}
-MODELS = {
-    "embedding": ("vit_tiny_patch16_224", {"num_classes": 0}),
-    "classes": ("vit_tiny_patch16_224", {"num_classes": 1}),
-    "masks": ("segmenter_vit_tiny_patch16_512", {"num_classes": 3}),
-}
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_an_evaluator_asks_the_judge_of_the_models_outputs(kind, images):
-    name, options = MODELS[kind]
-    model = randomised(timm.create_model(name, **SMALL, **options)).eval()
-    labels = (np.arange(16) % 2) if kind != "masks" else np.random.default_rng(0).integers(0, 3, (16, 64, 64), np.uint8)
-    e = Evaluator(model, images, labels, chunk=4)
-    assert e.outputs == kind and isinstance(e.judge, JUDGES[kind])
-    whole, cut = e.score(()), e.score([Step(block=1, method="topk", tokens=5)])
-    assert whole.distance.max() == 0 and whole.changed.max() == 0 and (whole.right == e.dense_right()).all()
-    assert cut.distance.shape == (16,) and cut.distance.mean() > 0 and cut.changed.max() <= 1
-    assert Evaluator(model, images, chunk=4).dense_right() is None
-    if kind == "masks":  # a few pixels of each patch stand for all
-        with torch.inference_mode():
-            given = model(torch.from_numpy(images)).numpy()
-        assert e.judge.reference.shape == (16, 3, 8, 8) and e.judge.reference.dtype == np.float32
-        np.testing.assert_allclose(e.dense_right().mean(), Masks(given, labels).right(given).mean(), atol=0.1)
-
-
-def test_an_embedding_that_is_taken_for_logits_is_judged_as_these(images):
-    model = randomised(timm.create_model("vit_tiny_patch16_224", **SMALL, num_classes=0)).eval()
-    assert isinstance(Evaluator(model, images, outputs="classes", chunk=4).judge, Classes)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support.families import randomised
 
+import foveate.models  # noqa: F401  puts ours into timm's registry
 from foveate.adapters import adapt
 from foveate.errors import InputError
-from foveate.evaluate.judges import make_judge
+from foveate.evaluate.judges import JUDGES, Classes, Masks, make_judge
 from foveate.models.iret import from_vit
 from foveate.planners import Curve, LatencyTable, ReduceCost
 from foveate.planning import Evaluator, plan_candidates, plan_pomt
@@ -258,3 +260,44 @@ def test_other_kinds_of_output_are_planned_by_their_judges(kind, images, table):
         assert best.loss == pytest.approx(make_judge(kind, dense).distance(reduced).mean(), rel=0.1)  # of some pixels
     else:
         assert best.loss == pytest.approx(make_judge(kind, dense).distance(reduced).mean(), rel=1e-4)
+
+
+# Every kind of output.
+
+
+@pytest.fixture(scope="module")
+def few_images():
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(16, 3, 8, 8)).repeat(8, axis=2).repeat(8, axis=3)
+    return (coarse + 0.3 * rng.normal(size=(16, 3, 64, 64))).astype(np.float32)
+
+
+SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2}
+MODELS = {
+    "embedding": ("vit_tiny_patch16_224", {"num_classes": 0}),
+    "classes": ("vit_tiny_patch16_224", {"num_classes": 1}),
+    "masks": ("segmenter_vit_tiny_patch16_512", {"num_classes": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_evaluator_asks_the_judge_of_the_models_outputs(kind, few_images):
+    name, options = MODELS[kind]
+    model = randomised(timm.create_model(name, **SMALL, **options)).eval()
+    labels = (np.arange(16) % 2) if kind != "masks" else np.random.default_rng(0).integers(0, 3, (16, 64, 64), np.uint8)
+    e = Evaluator(model, few_images, labels, chunk=4)
+    assert e.outputs == kind and isinstance(e.judge, JUDGES[kind])
+    whole, cut = e.score(()), e.score([Step(block=1, method="topk", tokens=5)])
+    assert whole.distance.max() == 0 and whole.changed.max() == 0 and (whole.right == e.dense_right()).all()
+    assert cut.distance.shape == (16,) and cut.distance.mean() > 0 and cut.changed.max() <= 1
+    assert Evaluator(model, few_images, chunk=4).dense_right() is None
+    if kind == "masks":  # a few pixels of each patch stand for all
+        with torch.inference_mode():
+            given = model(torch.from_numpy(few_images)).numpy()
+        assert e.judge.reference.shape == (16, 3, 8, 8) and e.judge.reference.dtype == np.float32
+        np.testing.assert_allclose(e.dense_right().mean(), Masks(given, labels).right(given).mean(), atol=0.1)
+
+
+def test_an_embedding_that_is_taken_for_logits_is_judged_as_these(few_images):
+    model = randomised(timm.create_model("vit_tiny_patch16_224", **SMALL, num_classes=0)).eval()
+    assert isinstance(Evaluator(model, few_images, outputs="classes", chunk=4).judge, Classes)
