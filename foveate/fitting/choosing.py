@@ -1,5 +1,6 @@
 """Which candidates to build, and which of those built to put to the proof. Pure functions of what is known so far."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,8 @@ from foveate.fitting.trials import Trial
 from foveate.planning import Candidate
 
 WORTH_BUILDING = 0.98  # of the dense build's predicted latency: what is expected to gain less is within the noise
-SHORTLIST_SLACK = 3.0  # plans expected to lose up to so many times the budget are built too: then it is measured
+SLACK = 3.0  # plans expected to lose up to so many times the budget are built too: then it is measured
+FALLBACKS = 3  # plans that keep the budget on the photographs of the search, to be put to the proof in turn
 
 
 def bias(trials: Sequence[Trial], predicted_dense_ms: float) -> float:
@@ -19,37 +21,78 @@ def bias(trials: Sequence[Trial], predicted_dense_ms: float) -> float:
     return float(np.median([t.share * predicted_dense_ms / t.candidate.predicted_ms for t in trials]))
 
 
-def shortlist(
+def worth_building(candidates: Sequence[Candidate], goal: Goal, predicted_dense_ms: float) -> list[Candidate]:
+    """Those that may keep the budget and, where speed is sought, are expected to gain some; by rising latency."""
+    able = [c for c in candidates if c.steps]
+    if goal.points is not None:
+        able = [c for c in able if c.expected_drop <= SLACK * goal.points]
+    if goal.by_loss:
+        able = [c for c in able if c.predicted_ms <= WORTH_BUILDING * predicted_dense_ms]
+    return sorted(able, key=lambda c: c.predicted_ms)
+
+
+def next_by_loss(
+    candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, predicted_dense_ms: float
+) -> Candidate | None:
+    """The candidate to build next where the fastest that keeps the budget is sought; None where that is settled.
+
+    The first is the fastest that is expected to keep it. Then the interval between what was too lossy and what was
+    not is halved. Once it is closed, the next slower ones follow until `FALLBACKS` are built that keep the budget,
+    since the proof on unseen photographs may refuse the first.
+    """
+    able = worth_building(candidates, goal, predicted_dense_ms)
+    built = [t.candidate.steps for t in trials]
+    left = [c for c in able if c.steps not in built]
+    if not left:
+        return None
+    if not trials:
+        within = [c for c in left if goal.points is None or c.expected_drop <= goal.points]
+        return within[0] if within else min(left, key=lambda c: c.expected_drop)
+    keeps = [t.candidate.predicted_ms for t in trials if t.kept.outcome != "broken"]
+    slowest = min(keeps, default=math.inf)
+    fails = [t.candidate.predicted_ms for t in trials if t.kept.outcome == "broken"]
+    fastest = max((ms for ms in fails if ms < slowest), default=-math.inf)
+    between = [c for c in left if fastest < c.predicted_ms < slowest]
+    if between:
+        return between[len(between) // 2]
+    slower = [c for c in left if c.predicted_ms >= slowest]
+    return slower[0] if slower and len(keeps) < FALLBACKS else None
+
+
+def next_under_limit(
     candidates: Sequence[Candidate],
     trials: Sequence[Trial],
     goal: Goal,
     *,
     dense_ms: float,
     predicted_dense_ms: float,
-    most: int,
-) -> list[Candidate]:
-    """The candidates worth building next; which of them keep the budget is then measured.
+) -> Candidate | None:
+    """The candidate to build next under a limit: the least lossy that is expected to be within it.
 
-    Without a limit they are spread over the latencies of those that may keep the budget. Under one they are those of
-    least loss around it, and one clearly faster, since predictions are good to some per cent; what the trials so far
-    took corrects them.
+    Predictions are good to some per cent, and what the trials so far took corrects them: it may be predicted to be a
+    little over, and every third is clearly faster.
 
     Args:
         dense_ms: measured; predicted_dense_ms: what the latency table says of the same model.
     """
+    assert goal.limit_ms is not None
     built = [t.candidate.steps for t in trials]
-    able = [c for c in candidates if c.steps and c.steps not in built]
-    if goal.points is not None:
-        able = [c for c in able if c.expected_drop <= SHORTLIST_SLACK * goal.points]
-    if goal.limit_ms is None:
-        able = [c for c in able if c.predicted_ms <= WORTH_BUILDING * predicted_dense_ms]
-        by_speed = sorted(able, key=lambda c: c.predicted_ms)
-        picks = np.linspace(0, len(by_speed) - 1, min(most, len(by_speed))).round().astype(int)
-        return [by_speed[i] for i in picks]
+    able = [c for c in worth_building(candidates, goal, predicted_dense_ms) if c.steps not in built]
     cap = goal.limit_ms * predicted_dense_ms / dense_ms / bias(trials, predicted_dense_ms)
-    near = sorted((c for c in able if c.predicted_ms <= 1.02 * cap), key=lambda c: c.loss)
-    faster = [c for c in near[most - 1 :] if c.predicted_ms <= 0.95 * cap][:1]
-    return near[: most - len(faster)] + faster
+    within = [c for c in able if c.predicted_ms <= 1.02 * cap]
+    faster = [c for c in within if c.predicted_ms <= 0.95 * cap]
+    if len(trials) % 3 == 2 and faster:
+        within = faster
+    return min(within, key=lambda c: c.loss, default=None)
+
+
+def next_to_build(
+    candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, *, dense_ms: float, predicted_dense_ms: float
+) -> Candidate | None:
+    """The candidate that is worth most to know of after these trials; None where none is."""
+    if goal.by_loss:
+        return next_by_loss(candidates, trials, goal, predicted_dense_ms)
+    return next_under_limit(candidates, trials, goal, dense_ms=dense_ms, predicted_dense_ms=predicted_dense_ms)
 
 
 def ranked(trials: Sequence[Trial], goal: Goal, dense_ms: float) -> list[Trial]:

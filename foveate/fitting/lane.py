@@ -1,23 +1,22 @@
-"""One target's way from a search to a proof: build the shortlist, put the best to the proof until one holds."""
+"""One target's way from a search to a proof: build what is worth it, put the best to the proof until one holds."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from foveate.fitting.bench import Seat
 from foveate.fitting.budget import Goal
 from foveate.fitting.case import Case
-from foveate.fitting.choosing import WORTH_BUILDING, ranked, shortlist
+from foveate.fitting.choosing import WORTH_BUILDING, next_to_build, ranked
 from foveate.fitting.proving import VERIFIED, Proof, prove
 from foveate.fitting.request import Request
 from foveate.fitting.searching import Pace, Search
 from foveate.fitting.stages import Progress
-from foveate.fitting.trials import Trial, run_trial
+from foveate.fitting.trials import Trial, judged_together, run_trial
 from foveate.planners.pareto import spread
 from foveate.planning import Candidate
 
-SHORTLIST = 6  # plans built and measured
+MOST_BUILT = 6  # plans, on one target
 LEAST_BUILT = 2  # however slow building is
 
 
@@ -55,43 +54,42 @@ def build_trials(
     found: Search, case: Case, request: Request, goal: Goal, dense: Seat, base: Seat, dense_ms: float, pace: Pace,
     progress: Progress,
 ) -> tuple[Trial, ...]:  # fmt: skip
-    """Build what is worth a look. Under a limit the second half is picked knowing how far off predictions were.
+    """Build what is worth a look, one after the other, each chosen knowing what became of those before.
 
     Args:
         dense: the dense build on the target of `found`; base: the baseline, which shares are of.
     """
-    trials: list[Trial] = []
-    looking = dense_ms / 1e3 * len(case.search) / found.target.batch  # seconds
-    total = request.points or SHORTLIST
+    trials, began = list[Trial](), time.monotonic()
+    total = request.points or MOST_BUILT
 
     def build(candidate: Candidate) -> None:
         label = f"candidate {found.target.precision} {len(trials) + 1}"
         progress("measure", min(1.0, len(trials) / total), ", ".join(map(str, candidate.steps)))
-        pool = [t.look.answers for t in trials]
         precision = found.target.precision
-        trials.append(run_trial(candidate, label, dense.bench, precision, base, case, goal, pool, request.planner))
+        trials.append(run_trial(candidate, label, dense.bench, precision, base, case, goal, request.planner))
+        trials[:] = judged_together(trials, goal)
+
+    def time_left() -> bool:
+        return room_for_more(len(trials), time.monotonic() - began, pace.build)
 
     if request.points is not None:
         able = [c for c in found.candidates if c.steps]
         for candidate in spread(able, request.points - 1, lambda c: c.predicted_ms):
             build(candidate)
-    if request.points is None or not goal.by_loss:
-        for count in (SHORTLIST,) if goal.by_loss else (SHORTLIST // 2, SHORTLIST // 2):
-            chosen = shortlist(
-                found.candidates, trials, goal,
-                dense_ms=dense_ms, predicted_dense_ms=found.profile.dense_ms, most=count,
-            )  # fmt: skip
-            for candidate in by_clock(chosen, dense.build.seconds + looking, pace.build):
-                build(candidate)
+    most = len(trials) + MOST_BUILT
+    while (request.points is None or not goal.by_loss) and len(trials) < most and time_left():
+        candidate = next_to_build(
+            found.candidates, trials, goal, dense_ms=dense_ms, predicted_dense_ms=found.profile.dense_ms
+        )
+        if candidate is None:
+            break
+        build(candidate)
     return tuple(trials)
 
 
-def by_clock(chosen: Sequence[Candidate], each: float, seconds: float) -> Sequence[Candidate]:
-    """Fewer of them where a trial takes long (`each` seconds; int8's do): evenly taken, `LEAST_BUILT` in any case."""
-    able = max(LEAST_BUILT, int(seconds / max(each, 1e-3)))
-    if able >= len(chosen):
-        return chosen
-    return [chosen[i] for i in np.linspace(0, len(chosen) - 1, able).round().astype(int)]
+def room_for_more(built: int, spent: float, seconds: float) -> bool:
+    """Is there time for another that takes as long as the `built` ones? `LEAST_BUILT` are built in any case."""
+    return built < LEAST_BUILT or spent * (built + 1) / built <= seconds
 
 
 def put_to_the_proof(
