@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from foveate.planning import Candidate
 
 WORTH_BUILDING = 0.98  # of the dense build's predicted latency: what is expected to gain less is within the noise
 SLACK = 3.0  # plans expected to lose up to so many times the budget are built too: then it is measured
-FALLBACKS = 3  # plans that keep the budget on the photographs of the search, to be put to the proof in turn
+WORTH_KNOWING = 0.003  # of the dense latency: a trial takes as long as building, and is expected to gain as much
+SPREAD = 0.75  # standard deviation of the logarithm of what the same distance costs in different plans (docs/budget.md)
+FALLBACKS = 2  # plans that keep the budget on the photographs of the search, to be put to the proof in turn
 
 
 def bias(trials: Sequence[Trial], predicted_dense_ms: float) -> float:
@@ -34,29 +37,53 @@ def worth_building(candidates: Sequence[Candidate], goal: Goal, predicted_dense_
 def next_by_loss(
     candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, predicted_dense_ms: float
 ) -> Candidate | None:
-    """The candidate to build next where the fastest that keeps the budget is sought; None where that is settled.
+    """The candidate to build next where the fastest that keeps the budget is sought; None where none is worth it.
 
-    The first is the fastest that is expected to keep it. Then the interval between what was too lossy and what was
-    not is halved. Once it is closed, the next slower ones follow until `FALLBACKS` are built that keep the budget,
-    since the proof on unseen photographs may refuse the first.
+    The one whose expected gain is largest: how much faster it is than the fastest that keeps the budget so far, times
+    how likely it keeps it. Where that is next to nothing, one more that stands behind it, should it be refused on
+    unseen photographs, until there are `FALLBACKS`.
     """
-    able = worth_building(candidates, goal, predicted_dense_ms)
     built = [t.candidate.steps for t in trials]
-    left = [c for c in able if c.steps not in built]
-    if not left:
-        return None
-    if not trials:
-        within = [c for c in left if goal.points is None or c.expected_drop <= goal.points]
-        return within[0] if within else min(left, key=lambda c: c.expected_drop)
-    keeps = [t.candidate.predicted_ms for t in trials if t.kept.outcome != "broken"]
-    slowest = min(keeps, default=math.inf)
-    fails = [t.candidate.predicted_ms for t in trials if t.kept.outcome == "broken"]
-    fastest = max((ms for ms in fails if ms < slowest), default=-math.inf)
-    between = [c for c in left if fastest < c.predicted_ms < slowest]
-    if between:
-        return between[len(between) // 2]
-    slower = [c for c in left if c.predicted_ms >= slowest]
-    return slower[0] if slower and len(keeps) < FALLBACKS else None
+    left = [c for c in worth_building(candidates, goal, predicted_dense_ms) if c.steps not in built]
+    kept = [t for t in trials if t.kept.outcome != "broken"]
+    best = min((t.share for t in kept), default=1.0)
+
+    def share(c: Candidate) -> float:
+        return c.predicted_ms / predicted_dense_ms * bias(trials, predicted_dense_ms)
+
+    def gain(c: Candidate, over: float) -> float:
+        return max(0.0, over - share(c)) * likely_kept(c, trials, goal)
+
+    most = max(left, key=lambda c: gain(c, best), default=None)
+    if most is not None and (not trials or gain(most, best) >= WORTH_KNOWING):
+        return most
+    behind = [c for c in left if share(c) >= best]
+    return max(behind, key=lambda c: gain(c, 1.0), default=None) if kept and len(kept) < FALLBACKS else None
+
+
+def likely_kept(candidate: Candidate, trials: Sequence[Trial], goal: Goal) -> float:
+    """How likely a plan that is not built yet keeps the budget.
+
+    By what its distance costs at the rate of the trials, and at that of the search, which counts as one trial more.
+    Plans differ in what the same distance costs, about as log-normally as `SPREAD` says.
+    """
+    if goal.points is None:
+        return 1.0
+    labelled = candidate.drop is not None
+    moved = [moved_of(t.look.answers.distance, labelled) for t in trials]
+    cost = [t.look.answers.lost if labelled else t.look.answers.changed for t in trials]
+    own = candidate.loss if labelled else math.sqrt(max(0.0, candidate.loss))
+    lost = sum(100 * float(np.mean(c)) for c in cost if c is not None) + candidate.expected_drop
+    expected = own * max(0.0, lost) / max(1e-12, sum(moved) + own)
+    if expected <= 0:
+        return 1.0
+    return NormalDist().cdf(math.log(max(1e-9, goal.points) / expected) / SPREAD)
+
+
+def moved_of(distance: np.ndarray, labelled: bool) -> float:
+    """What a cost is proportional to: the mean distance for losses, its root for answers that changed."""
+    distance = np.maximum(np.asarray(distance, dtype=np.float64), 0.0)
+    return float(distance.mean() if labelled else np.sqrt(distance).mean())
 
 
 def next_under_limit(

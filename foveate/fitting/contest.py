@@ -20,6 +20,8 @@ from foveate.target import Precision, Target
 
 log = logging.getLogger(__name__)
 
+Pair = tuple[str, Precision]  # runtime and precision
+
 BEATEN = 1.5  # times the latency of another build: no need to look closer, nor to hold it in memory
 INT8_GAIN = 2.5  # times faster than full precision in one runtime is more than int8 has been seen to make a ViT
 LEAST_SQNR_DB = 10.0  # a dense build that answers worse than this is broken, not imprecise
@@ -48,6 +50,11 @@ class Dense:
         """Floating point, as opposed to int8."""
         return self.precision != "int8"
 
+    @property
+    def exact(self) -> bool:
+        """No budget can be broken by it."""
+        return self.precision == "fp32" or (self.full and (self.sqnr or 0.0) > EXACT_DB)
+
 
 class Contest:
     """The dense builds under way: one bench a runtime, a row a build."""
@@ -56,8 +63,8 @@ class Contest:
         self.case, self.request, self.folder, self.threads = case, request, folder, threads
         self.dense = adapt(case.model).eval()
         self.benches: dict[str, tuple[Bench, ExitStack]] = {}
-        self.rows: dict[tuple[str, Precision], Dense] = {}
-        self.alive: dict[tuple[str, Precision], Seat] = {}
+        self.rows: dict[Pair, Dense] = {}
+        self.alive: dict[Pair, Seat] = {}
 
     def enter(self, runtime: str, precision: Precision) -> None:
         """Build one, check that it is sound, and look at its latency."""
@@ -83,14 +90,18 @@ class Contest:
         seat = Seat(bench, label)
         self.alive[runtime, precision] = seat
         self.rows[runtime, precision] = replace(row, latency_ms=look(seat))
-        self._drop_beaten()
+        # By an exact build alone: another may still be refused, and must not have driven out those that would do.
+        self._drop_beaten([pair for pair in self.alive if self.rows[pair].exact])
 
     def weigh(self, points: float | None) -> None:
-        """What those still in the running lose; who breaks the budget leaves."""
+        """What those still in the running lose; who breaks the budget leaves, and who is beaten by one that does not.
+
+        The fastest in full precision stays in any case: what int8 gains is told against it.
+        """
         unseen = self.case.unseen
         for pair, seat in list(self.alive.items()):
             row = self.rows[pair]
-            if row.precision == "fp32" or (row.full and (row.sqnr or 0.0) > EXACT_DB):
+            if row.exact:
                 continue
             found = unseen.look(seat.bench.outputs(seat.label, unseen.x))
             kept = judge_budget(points, found.answers)
@@ -98,9 +109,13 @@ class Contest:
             if points is not None and kept.outcome == "broken":
                 self.rows[pair] = replace(row, reason=f"breaks the budget: {kept.said}")
                 del self.alive[pair]
+        full = min(
+            (p for p in self.alive if self.rows[p].full), key=lambda p: self.rows[p].latency_ms or np.inf, default=None
+        )
+        self._drop_beaten(list(self.alive), but=full)
 
     def take_turns(self, rounds: int, seconds: float) -> None:
-        ms: dict[tuple[str, Precision], list[np.ndarray]] = {pair: [] for pair in self.alive}
+        ms: dict[Pair, list[np.ndarray]] = {pair: [] for pair in self.alive}
         for _ in range(rounds):
             for pair, seat in self.alive.items():
                 first = self.rows[pair].latency_ms
@@ -110,7 +125,7 @@ class Contest:
         for pair, parts in ms.items():
             self.rows[pair] = replace(self.rows[pair], latency_ms=float(np.median(np.concatenate(parts))))
 
-    def order(self) -> list[tuple[str, Precision]]:
+    def order(self) -> list[Pair]:
         return sorted(self.alive, key=lambda pair: self.rows[pair].latency_ms or np.inf)
 
     def keep_only(self, runtimes: Iterable[str]) -> None:
@@ -142,10 +157,10 @@ class Contest:
             self.benches[runtime] = own.enter_context(made), own
         return self.benches[runtime][0]
 
-    def _drop_beaten(self) -> None:
-        least = min(self.rows[pair].latency_ms or np.inf for pair in self.alive)
+    def _drop_beaten(self, by: Iterable[Pair], but: Pair | None = None) -> None:
+        least = min((self.rows[pair].latency_ms or np.inf for pair in by), default=np.inf)
         for pair, seat in list(self.alive.items()):
-            if (self.rows[pair].latency_ms or np.inf) > BEATEN * least:
+            if pair != but and (self.rows[pair].latency_ms or np.inf) > BEATEN * least:
                 del self.alive[pair]
                 seat.bench.drop(seat.label)
 

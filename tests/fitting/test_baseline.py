@@ -106,6 +106,22 @@ def test_int8_that_breaks_the_budget_is_no_baseline_however_fast(contest):
     assert found.row.name == "openvino int8"
 
 
+def test_a_refused_build_drives_nobody_out(contest):
+    """bf16 and int8, both far faster than the rest; then both are found to break the budget."""
+    pairs = (("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32"), ("openvino", "int8"))
+    speeds = {"openvino fp32": 22.0, "openvino bf16": 11.0, "onnxruntime fp32": 17.0, "openvino int8": 6.0}
+    lossy = {"openvino int8": 0.05}
+    assert contest(speeds, lossy, pairs=pairs)[0].row.name == "openvino bf16"
+    found, _ = contest(speeds, lossy | {"openvino bf16": 0.05}, pairs=pairs)
+    assert found.row.name == "onnxruntime fp32" and found.full is found.row
+
+
+def test_the_fastest_full_precision_stays_beside_int8_that_is_twice_as_fast(contest):
+    found, _ = contest(SPEEDS | {"openvino int8": 4.0})
+    assert found.row.name == "openvino int8" and found.full.name == "openvino fp32" and found.full_seat is not None
+    assert {r.name for r in found.table if r.latency_ms} == set(SPEEDS)
+
+
 def test_int8_is_not_built_where_full_precision_shows_that_it_cannot_win(contest):
     found, _ = contest(SPEEDS | {"onnxruntime fp32": 40.0})
     assert "dense onnxruntime int8" not in Rig.made and "dense openvino int8" in Rig.made

@@ -97,7 +97,7 @@ def case(search: int = 200, unseen: int = 400) -> Any:
 def candidate(ms: float, loss: float = 0.01, expected: float = 0.5, tokens: int = 120) -> Candidate:
     step = Step(block=3, method="topk", tokens=tokens)
     rest = dict.fromkeys(("speedup", "macs_ratio", "loss_low", "loss_high", "agreement", "search_loss"), 0.0)
-    return Candidate(steps=(step,), predicted_ms=ms, loss=loss, expected_drop=expected, drop=None, images=1, **rest)
+    return Candidate(steps=(step,), predicted_ms=ms, loss=loss, expected_drop=expected, drop=expected, images=1, **rest)
 
 
 def trial(bench: StubBench, label: str, found: Any, goal: Goal, *, share: float | None = None, **about: Any) -> Trial:
