@@ -10,7 +10,7 @@ from benchmarks.gate_table import ends
 from benchmarks.table import DOCS, RESULTS
 from foveate.errors import InputError
 from foveate.evaluate import evidence
-from foveate.evaluate.evidence import Answers, beside, judge_budget, photographs_needed
+from foveate.evaluate.evidence import Answers, beside, judge_budget, likely_kept, photographs_needed
 
 ORDER = ("shown", "observed", "broken")
 
@@ -180,3 +180,33 @@ def test_the_page_on_budgets_holds_the_measured_figures():
         assert f"| {' | '.join(cells)} |" in page
     shown, beyond = (sum(r[k] for r in rows.values()) for k in ("shown", "shown_beyond"))
     assert f"{beyond} of {shown:,}" in page and beyond <= 0.025 * shown
+
+
+# The odds of a plan that is not built yet.
+def odds(expected=0.5, distance=0.01, unseen=400, tried=(), labelled=True, points=1.0):
+    return likely_kept(points, distance=distance, expected=expected, unseen=unseen, tried=tried, labelled=labelled)
+
+
+def tried(points, distance=0.01, n=600):
+    lost = (np.arange(n) < round(points * n / 100)).astype(float)
+    return Answers(np.full(n, distance), lost, lost)
+
+
+def test_the_odds_fall_with_what_is_expected_and_rise_with_budget_and_photographs():
+    assert odds(0.0) == pytest.approx(1.0) and odds(0.2) > odds(0.5) > odds(1.0) > odds(3.0)
+    assert odds(points=2.0) > odds() and odds(unseen=4000) > odds(unseen=400) > odds(unseen=40)
+
+
+def test_the_odds_are_those_of_the_plans_tried():
+    dear, cheap = [tried(4.0)] * 3, [tried(0.0)] * 3
+    assert odds(tried=dear) < odds() < odds(tried=cheap)
+    assert odds(distance=0.001, tried=dear) > odds(tried=dear)
+    # Rates, not points: plans that moved ten times as far and lost ten times as much say the same of this one.
+    far = odds(expected=0.4, tried=[tried(4.0, distance=0.1)])
+    assert far == pytest.approx(odds(expected=0.4, tried=[tried(0.4, distance=0.01, n=6000)]), abs=0.15)
+
+
+def test_without_labels_the_odds_go_by_the_root_of_the_distance():
+    [made] = [dataclasses.replace(tried(2.0, distance=0.04), lost=None)]
+    near, far = (odds(0.5, d, tried=[made], labelled=False) for d in (0.01, 0.16))
+    assert near > far

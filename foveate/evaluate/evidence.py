@@ -16,6 +16,7 @@ much again as they lose. What the rule lets pass and what it refuses there: docs
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -126,6 +127,36 @@ def judge_budget(
     figures = tuple(beside(v, points) for v in (value, reach, low, high, plain))
     what = name or ("points lost" if labelled else "% of answers changed")
     return Kept(outcome, _said(outcome, points, what, figures, n), value, low, high, n)
+
+
+def likely_kept(
+    points: float, *, distance: float, expected: float, unseen: int, tried: Sequence[Answers], labelled: bool
+) -> float:
+    """How likely `judge_budget` keeps a plan that is not built yet, on `unseen` photographs.
+
+    What it loses is taken at the rate of the plans tried, the search's own expectation counting as one plan more, and
+    to differ by as much again. The error that has to fit into the budget with it is what these photographs leave.
+
+    Args:
+        distance: mean of the plan's, as the search found it.
+        expected: points that the search expects to be lost.
+        tried: the plans built so far, on the same photographs of the search.
+        labelled: right answers are counted, not changed ones.
+    """
+    root = math.sqrt(max(0.0, distance))
+    own = max(0.0, distance) if labelled else root
+    costs, moved = [_cost(a, labelled) for a in tried], [_moved(a, labelled) for a in tried]
+    total = max(1e-12, sum(float(m.mean()) for m in moved) + own)
+    rate = max(0.0, sum(float(c.mean()) for c in costs) + expected / 100) / total
+    value = rate * own
+    squares = sum(float(np.square(c).mean()) for c in costs) + expected / 100
+    roots = max(1e-12, sum(float(_root(a).mean()) for a in tried) + root)
+    counted = squares / roots * root / unseen
+    of_rate = _variance(np.stack(costs).sum(0) - rate * np.stack(moved).sum(0)) / total**2 if tried else 0.0
+    foretold = own**2 * of_rate + (_UNLIKE * value) ** 2
+    both = counted * foretold / max(1e-300, counted + foretold)
+    room = points / 100 - _SAFE * math.sqrt(both) - value
+    return NormalDist().cdf(room / max(1e-9, math.sqrt(both + (_UNLIKE * value) ** 2)))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """Which candidates to build, and which of those built to put to the proof. Pure functions of what is known so far."""
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
+from foveate.evaluate.evidence import likely_kept
 from foveate.fitting.budget import Goal
 from foveate.fitting.trials import Trial
 from foveate.planning import Candidate
@@ -13,7 +12,6 @@ from foveate.planning import Candidate
 WORTH_BUILDING = 0.98  # of the dense build's predicted latency: what is expected to gain less is within the noise
 SLACK = 3.0  # plans expected to lose up to so many times the budget are built too: then it is measured
 WORTH_KNOWING = 0.003  # of the dense latency: a trial takes as long as building, and is expected to gain as much
-SPREAD = 0.75  # standard deviation of the logarithm of what the same distance costs in different plans (docs/budget.md)
 FALLBACKS = 2  # plans that keep the budget on the photographs of the search, to be put to the proof in turn
 
 
@@ -35,13 +33,16 @@ def worth_building(candidates: Sequence[Candidate], goal: Goal, predicted_dense_
 
 
 def next_by_loss(
-    candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, predicted_dense_ms: float
+    candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, predicted_dense_ms: float, unseen: int
 ) -> Candidate | None:
     """The candidate to build next where the fastest that keeps the budget is sought; None where none is worth it.
 
     The one whose expected gain is largest: how much faster it is than the fastest that keeps the budget so far, times
-    how likely it keeps it. Where that is next to nothing, one more that stands behind it, should it be refused on
-    unseen photographs, until there are `FALLBACKS`.
+    how likely it keeps it on the unseen photographs. Where that is next to nothing, one more that stands behind it,
+    should it be refused on those, until there are `FALLBACKS`.
+
+    Args:
+        unseen: how many photographs the proof has.
     """
     built = [t.candidate.steps for t in trials]
     left = [c for c in worth_building(candidates, goal, predicted_dense_ms) if c.steps not in built]
@@ -52,38 +53,19 @@ def next_by_loss(
         return c.predicted_ms / predicted_dense_ms * bias(trials, predicted_dense_ms)
 
     def gain(c: Candidate, over: float) -> float:
-        return max(0.0, over - share(c)) * likely_kept(c, trials, goal)
+        if goal.points is None:
+            return max(0.0, over - share(c))
+        odds = likely_kept(
+            goal.points, distance=c.loss, expected=c.expected_drop, unseen=unseen,
+            tried=[t.look.answers for t in trials], labelled=c.drop is not None,
+        )  # fmt: skip
+        return max(0.0, over - share(c)) * odds
 
     most = max(left, key=lambda c: gain(c, best), default=None)
     if most is not None and (not trials or gain(most, best) >= WORTH_KNOWING):
         return most
     behind = [c for c in left if share(c) >= best]
     return max(behind, key=lambda c: gain(c, 1.0), default=None) if kept and len(kept) < FALLBACKS else None
-
-
-def likely_kept(candidate: Candidate, trials: Sequence[Trial], goal: Goal) -> float:
-    """How likely a plan that is not built yet keeps the budget.
-
-    By what its distance costs at the rate of the trials, and at that of the search, which counts as one trial more.
-    Plans differ in what the same distance costs, about as log-normally as `SPREAD` says.
-    """
-    if goal.points is None:
-        return 1.0
-    labelled = candidate.drop is not None
-    moved = [moved_of(t.look.answers.distance, labelled) for t in trials]
-    cost = [t.look.answers.lost if labelled else t.look.answers.changed for t in trials]
-    own = candidate.loss if labelled else math.sqrt(max(0.0, candidate.loss))
-    lost = sum(100 * float(np.mean(c)) for c in cost if c is not None) + candidate.expected_drop
-    expected = own * max(0.0, lost) / max(1e-12, sum(moved) + own)
-    if expected <= 0:
-        return 1.0
-    return NormalDist().cdf(math.log(max(1e-9, goal.points) / expected) / SPREAD)
-
-
-def moved_of(distance: np.ndarray, labelled: bool) -> float:
-    """What a cost is proportional to: the mean distance for losses, its root for answers that changed."""
-    distance = np.maximum(np.asarray(distance, dtype=np.float64), 0.0)
-    return float(distance.mean() if labelled else np.sqrt(distance).mean())
 
 
 def next_under_limit(
@@ -114,11 +96,17 @@ def next_under_limit(
 
 
 def next_to_build(
-    candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, *, dense_ms: float, predicted_dense_ms: float
+    candidates: Sequence[Candidate],
+    trials: Sequence[Trial],
+    goal: Goal,
+    *,
+    dense_ms: float,
+    predicted_dense_ms: float,
+    unseen: int,
 ) -> Candidate | None:
     """The candidate that is worth most to know of after these trials; None where none is."""
     if goal.by_loss:
-        return next_by_loss(candidates, trials, goal, predicted_dense_ms)
+        return next_by_loss(candidates, trials, goal, predicted_dense_ms, unseen)
     return next_under_limit(candidates, trials, goal, dense_ms=dense_ms, predicted_dense_ms=predicted_dense_ms)
 
 

@@ -79,8 +79,9 @@ def build_trials(
     most = len(trials) + MOST_BUILT
     while (request.points is None or not goal.by_loss) and len(trials) < most and time_left():
         candidate = next_to_build(
-            found.candidates, trials, goal, dense_ms=dense_ms, predicted_dense_ms=found.profile.dense_ms
-        )
+            found.candidates, trials, goal,
+            dense_ms=dense_ms, predicted_dense_ms=found.profile.dense_ms, unseen=len(case.unseen),
+        )  # fmt: skip
         if candidate is None:
             break
         build(candidate)
