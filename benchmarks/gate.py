@@ -60,8 +60,9 @@ def collect(name: str, limit: int, plans: int, path: Path) -> None:
         score = evaluator.score(tuple(Step(block=b, method=method, tokens=n) for b, n in counts.items()))
         assert score.right is not None
         plan = f"{method} {share:g}"
-        kept |= {f"{plan}|kl": score.kl, f"{plan}|agree": score.agree, f"{plan}|right": score.right}
-        say(f"{name} {plan}: KL {score.kl.mean():.4f}, {100 * (right.mean() - score.right.mean()):.2f} points lost")
+        kept |= {f"{plan}|kl": score.distance, f"{plan}|agree": score.changed == 0, f"{plan}|right": score.right}
+        lost = 100 * (right.mean() - score.right.mean())
+        say(f"{name} {plan}: KL {score.distance.mean():.4f}, {lost:.2f} points lost")
     np.savez(path, allow_pickle=False, **kept)
 
 
