@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from foveate.adapters import adapt
 from foveate.evaluate.answers import reference_outputs
@@ -19,9 +18,10 @@ from foveate.fitting.stages import Progress
 from foveate.hardware.energy import Energy
 from foveate.hardware.peaks import measure_peaks
 from foveate.hardware.timer import allowance
-from foveate.plans import Plan
 from foveate.result import Result, Tag
 from foveate.written import Overlays
+
+PARITY_ON = 64  # photographs
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,14 @@ def examine(case: Case, baseline: Baseline, proof: Proof | None, given: Seat, se
     for seat in {baseline.seat.label: baseline.seat, given.label: given}.values():
         macs = case.facts.macs(seat.build.plan.schedule)
         energy[seat.label] = energy_of(seat.bench, seat.build, macs)
-    dense_look = case.unseen.look(baseline.seat.bench.outputs(baseline.seat.label, case.unseen.x))
+    dense_look = baseline.row.look or look_at(baseline.seat, case)
     parity, drawn, gallery, found = None, None, None, dense_look
-    answer = given.bench.outputs(given.label, case.unseen.x)
     if proof is not None:
         found = proof.look
-        parity = parity_of(case.model, given.build.plan, case, answer)
+        parity = parity_of(case, given)
         drawn = overlays(case, baseline.seat, given, dense_look, found)
     elif given.label != baseline.seat.label:
-        found = case.unseen.look(answer)
+        found = baseline.full.look or look_at(given, case)
     if case.facts.outputs == "embedding":
         gallery = given.bench.outputs(given.label, case.search.x)
     threads = baseline.target.threads
@@ -94,10 +93,17 @@ def full_share(baseline: Baseline, seconds: float = 4.0) -> float:
     return by_turns(full, baseline.seat, rounds, stage="ladder").share(baseline.seat.label, full.label)
 
 
-def parity_of(model: nn.Module, plan: Plan, case: Case, answer: np.ndarray) -> Parity:
-    """`answer` [S ...]: the file's, on the unseen photographs."""
-    torch_answer = reference_outputs(adapt(model, plan.steps).eval(), case.unseen.x)
-    judge = JUDGES[case.facts.outputs](torch_answer, case.unseen.sample.labels)
+def look_at(seat: Seat, case: Case) -> Look:
+    """What a build loses on the unseen photographs."""
+    return case.unseen.look(seat.bench.outputs(seat.label, case.unseen.x))
+
+
+def parity_of(case: Case, given: Seat) -> Parity:
+    """On the first of the unseen photographs: what a runtime changes shows on any few."""
+    x, labels = case.unseen.x[:PARITY_ON], case.unseen.sample.labels
+    answer = given.bench.outputs(given.label, x)
+    torch_answer = reference_outputs(adapt(case.model, given.build.plan.steps).eval(), x)
+    judge = JUDGES[case.facts.outputs](torch_answer, None if labels is None else labels[:PARITY_ON])
     same = judge.quality(answer).agreement.value / 100
     most = float(np.abs(torch_answer - answer).max())
     return Parity(sqnr_db(torch_answer, answer), most, same, len(answer))
