@@ -93,26 +93,32 @@ class Contest:
         # By an exact build alone: another may still be refused, and must not have driven out those that would do.
         self._drop_beaten([pair for pair in self.alive if self.rows[pair].exact])
 
-    def weigh(self, points: float | None) -> None:
-        """What those still in the running lose; who breaks the budget leaves, and who is beaten by one that does not.
+    def weigh(self, points: float | None, within: float = 1.0) -> None:
+        """What those that may win lose, the fastest first; who breaks the budget leaves.
 
-        The fastest in full precision stays in any case: what int8 gains is told against it.
+        Who is more than `within` times as slow as one that keeps it is not looked at. The fastest in full precision
+        stays in any case, since what int8 gains is told against it; the others that are `BEATEN` go.
         """
-        unseen = self.case.unseen
-        for pair, seat in list(self.alive.items()):
-            row = self.rows[pair]
-            if row.exact:
-                continue
-            found = unseen.look(seat.bench.outputs(seat.label, unseen.x))
-            kept = judge_budget(points, found.answers)
-            self.rows[pair] = row = replace(row, look=found, kept=kept)
-            if points is not None and kept.outcome == "broken":
-                self.rows[pair] = replace(row, reason=f"breaks the budget: {kept.said}")
-                del self.alive[pair]
-        full = min(
-            (p for p in self.alive if self.rows[p].full), key=lambda p: self.rows[p].latency_ms or np.inf, default=None
-        )
-        self._drop_beaten(list(self.alive), but=full)
+        best, unseen = np.inf, self.case.unseen
+        for pair in self.order():
+            row, seat = self.rows[pair], self.alive[pair]
+            if (row.latency_ms or np.inf) > within * best:
+                break
+            if not row.exact and row.kept is None:
+                found = unseen.look(seat.bench.outputs(seat.label, unseen.x))
+                kept = judge_budget(points, found.answers)
+                self.rows[pair] = row = replace(row, look=found, kept=kept)
+                if points is not None and kept.outcome == "broken":
+                    self.rows[pair] = replace(row, reason=f"breaks the budget: {kept.said}")
+                    del self.alive[pair]
+                    continue
+            best = min(best, row.latency_ms or np.inf)
+        full = next((pair for pair in self.order() if self.rows[pair].full), None)
+        self._drop_beaten([pair for pair in self.order() if self.settled(pair)], but=full)
+
+    def settled(self, pair: Pair) -> bool:
+        """Is it known to keep the budget?"""
+        return self.rows[pair].exact or self.rows[pair].kept is not None
 
     def take_turns(self, rounds: int, seconds: float) -> None:
         ms: dict[Pair, list[np.ndarray]] = {pair: [] for pair in self.alive}

@@ -32,7 +32,7 @@ class Pace:
     """Seconds that the parts of a fit may take."""
 
     profile: float = 30.0
-    plan: float = 45.0
+    plan: float = 40.0
     build: float = 90.0  # plans, each looked at on all photographs of the search
     verify: float = 40.0
     points: float = 60.0
