@@ -201,6 +201,8 @@ def test_the_odds_are_those_of_the_plans_tried():
     dear, cheap = [tried(4.0)] * 3, [tried(0.0)] * 3
     assert odds(tried=dear) < odds() < odds(tried=cheap)
     assert odds(distance=0.001, tried=dear) > odds(tried=dear)
+    few = [tried(0.0, n=60)]  # one more right answer among so few says little, and must not be taken for much
+    assert odds(3.0, tried=few) < 0.3 < odds(3.0, tried=[tried(0.0, n=60_000)] * 3)
     # Rates, not points: plans that moved ten times as far and lost ten times as much say the same of this one.
     far = odds(expected=0.4, tried=[tried(4.0, distance=0.1)])
     assert far == pytest.approx(odds(expected=0.4, tried=[tried(0.4, distance=0.01, n=6000)]), abs=0.15)

@@ -134,8 +134,9 @@ def likely_kept(
 ) -> float:
     """How likely `judge_budget` keeps a plan that is not built yet, on `unseen` photographs.
 
-    What it loses is taken at the rate of the plans tried, the search's own expectation counting as one plan more, and
-    to differ by as much again. The error that has to fit into the budget with it is what these photographs leave.
+    What it loses is its distance times a rate: the one that the search expects of it and the one at which the plans
+    tried lost, averaged by their precision. The error that has to fit into the budget with it is what so many
+    photographs leave.
 
     Args:
         distance: mean of the plan's, as the search found it.
@@ -144,19 +145,25 @@ def likely_kept(
         labelled: right answers are counted, not changed ones.
     """
     root = math.sqrt(max(0.0, distance))
-    own = max(0.0, distance) if labelled else root
-    costs, moved = [_cost(a, labelled) for a in tried], [_moved(a, labelled) for a in tried]
-    total = max(1e-12, sum(float(m.mean()) for m in moved) + own)
-    rate = max(0.0, sum(float(c.mean()) for c in costs) + expected / 100) / total
+    own = max(1e-12, distance if labelled else root)
+    rate = max(1e-12, expected / 100 / own)
+    spread = (_UNLIKE * rate) ** 2  # plans differ, in what a distance costs, by as much as it costs
+    variance = spread
+    if tried:
+        costs, moved = [_cost(a, labelled) for a in tried], [_moved(a, labelled) for a in tried]
+        total = max(1e-12, sum(float(m.mean()) for m in moved))
+        seen = sum(float(c.mean()) for c in costs) / total
+        of_seen = _variance(np.stack(costs).sum(0) - seen * np.stack(moved).sum(0)) / total**2 + spread / len(tried)
+        rate = max(0.0, (rate * of_seen + seen * spread) / (spread + of_seen))
+        variance = spread * of_seen / (spread + of_seen)
     value = rate * own
-    squares = sum(float(np.square(c).mean()) for c in costs) + expected / 100
+    squares = sum(float(np.square(_cost(a, labelled)).mean()) for a in tried) + expected / 100
     roots = max(1e-12, sum(float(_root(a).mean()) for a in tried) + root)
     counted = squares / roots * root / unseen
-    of_rate = _variance(np.stack(costs).sum(0) - rate * np.stack(moved).sum(0)) / total**2 if tried else 0.0
-    foretold = own**2 * of_rate + (_UNLIKE * value) ** 2
-    both = counted * foretold / max(1e-300, counted + foretold)
-    room = points / 100 - _SAFE * math.sqrt(both) - value
-    return NormalDist().cdf(room / max(1e-9, math.sqrt(both + (_UNLIKE * value) ** 2)))
+    foretold = own**2 * variance + (_UNLIKE * value) ** 2
+    error = math.sqrt(counted * foretold / max(1e-300, counted + foretold))
+    room = points / 100 - _SAFE * error - value
+    return NormalDist().cdf(room / max(1e-9, math.hypot(_UNLIKE * value, error / 2)))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which candidates to build, and which of those built to put to the proof. Pure functions of what is known so far."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,6 +67,16 @@ def next_by_loss(
         return most
     behind = [c for c in left if share(c) >= best]
     return max(behind, key=lambda c: gain(c, 1.0), default=None) if kept and len(kept) < FALLBACKS else None
+
+
+def more_careful(
+    candidates: Sequence[Candidate], trials: Sequence[Trial], goal: Goal, predicted_dense_ms: float, unseen: int
+) -> Candidate | None:
+    """Where all that were built are refused: the candidate of largest expected gain among those that move the outputs
+    at most half as far as any of them."""
+    least = min((t.candidate.loss for t in trials), default=math.inf)
+    calm = [c for c in candidates if c.loss <= least / 2]
+    return next_by_loss(calm, [], goal, predicted_dense_ms, unseen) if goal.by_loss else None
 
 
 def next_under_limit(

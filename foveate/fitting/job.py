@@ -17,7 +17,7 @@ from foveate.fitting.budget import Budget, Goal
 from foveate.fitting.case import Case, prepare
 from foveate.fitting.details import examine
 from foveate.fitting.findings import Findings, dense_within
-from foveate.fitting.lane import Lane, build_trials, put_to_the_proof
+from foveate.fitting.lane import Lane, build_trials, careful_builder, put_to_the_proof
 from foveate.fitting.outcome import Outcome
 from foveate.fitting.points import PointMeasurement, measure_points, worth_having
 from foveate.fitting.request import BUNDLED, Request, as_tuple
@@ -143,7 +143,10 @@ def run_lane(
     trials = build_trials(found, case, request, goal, dense, baseline.seat, dense_ms, pace, progress)
     if dense_within(baseline, goal) is not None:
         return Lane(found, dense_ms, trials, ())
-    proofs = put_to_the_proof(trials, case, goal, baseline.seat, baseline.ms, pace, progress, lanes)
+    careful = careful_builder(found, case, request, goal, dense, baseline.seat)
+    trials, proofs = put_to_the_proof(
+        trials, case, goal, baseline.seat, baseline.ms, pace, progress, lanes, another=careful
+    )
     return Lane(found, dense_ms, trials, proofs)
 
 

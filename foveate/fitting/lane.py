@@ -1,13 +1,13 @@
 """One target's way from a search to a proof: build what is worth it, put the best to the proof until one holds."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from foveate.fitting.bench import Seat
 from foveate.fitting.budget import Goal
 from foveate.fitting.case import Case
-from foveate.fitting.choosing import WORTH_BUILDING, next_to_build, ranked
+from foveate.fitting.choosing import WORTH_BUILDING, more_careful, next_to_build, ranked
 from foveate.fitting.proving import VERIFIED, Proof, prove
 from foveate.fitting.request import Request
 from foveate.fitting.searching import Pace, Search
@@ -88,6 +88,25 @@ def build_trials(
     return tuple(trials)
 
 
+def careful_builder(
+    found: Search, case: Case, request: Request, goal: Goal, dense: Seat, base: Seat
+) -> Callable[[Sequence[Trial]], Trial | None]:
+    """Builds a plan that moves the outputs less than those refused, if the search knows one."""
+
+    def build(trials: Sequence[Trial]) -> Trial | None:
+        if request.points is not None:
+            return None
+        chosen = more_careful(found.candidates, trials, goal, found.profile.dense_ms, len(case.unseen))
+        if chosen is None:
+            return None
+        label = f"candidate {found.target.precision} {len(trials) + 1}"
+        precision = found.target.precision
+        made = run_trial(chosen, label, dense.bench, precision, base, case, goal, request.planner)
+        return judged_together([*trials, made], goal)[-1]
+
+    return build
+
+
 def room_for_more(built: int, spent: float, seconds: float) -> bool:
     """Is there time for another that takes as long as the `built` ones? `LEAST_BUILT` are built in any case."""
     return built < LEAST_BUILT or spent * (built + 1) / built <= seconds
@@ -95,28 +114,31 @@ def room_for_more(built: int, spent: float, seconds: float) -> bool:
 
 def put_to_the_proof(
     trials: Sequence[Trial], case: Case, goal: Goal, base: Seat, dense_ms: float, pace: Pace, progress: Progress,
-    lanes: int = 1,
-) -> tuple[Proof, ...]:  # fmt: skip
-    """The most promising one after the other, until one holds.
+    lanes: int = 1, another: Callable[[Sequence[Trial]], Trial | None] = lambda trials: None,
+) -> tuple[tuple[Trial, ...], tuple[Proof, ...]]:  # fmt: skip
+    """The most promising one after the other, until one holds; all trials then, and the proofs.
 
     Args:
         lanes: how many targets may be tried until a plan holds on one of them, which every interval has to pay for.
+        another: builds one more, after all that were built are refused; None where none is worth it.
     """
-    tried, proofs = ranked(trials, goal, dense_ms)[:VERIFIED], list[Proof]()
-    for trial in tried:
+    waiting, proofs = ranked(trials, goal, dense_ms)[:VERIFIED], list[Proof]()
+    every = list(trials)
+    while len(proofs) < VERIFIED:
+        if not waiting:
+            if (more := another(every)) is None:
+                break
+            every.append(more)
+            waiting = ranked([more], goal, dense_ms)  # none, where it is seen to lose too much
+            continue
+        trial = waiting.pop(0)
         progress("verify", 0.0, ", ".join(map(str, trial.candidate.steps)))
         proofs.append(
             prove(
-                trial,
-                base,
-                case,
-                goal,
-                claims=len(tried) * lanes,
-                pool=trials,
-                seconds=pace.verify,
+                trial, base, case, goal, claims=VERIFIED * lanes, pool=every, seconds=pace.verify,
                 progress=lambda share, text: progress("verify", share, text),
             )
-        )
+        )  # fmt: skip
         if proofs[-1].holds:
             break
-    return tuple(proofs)
+    return tuple(every), tuple(proofs)

@@ -9,7 +9,7 @@ from support.fits import StubBench, candidate, case, trial
 from foveate.evaluate.evidence import Answers, judge_budget
 from foveate.fitting.bench import Seat
 from foveate.fitting.budget import Goal
-from foveate.fitting.choosing import FALLBACKS, SLACK, bias, next_to_build, ranked
+from foveate.fitting.choosing import FALLBACKS, SLACK, bias, more_careful, next_to_build, ranked
 from foveate.fitting.lane import LEAST_BUILT, room_for_more
 from foveate.fitting.trials import Trial, judged_together
 
@@ -75,6 +75,17 @@ def test_one_narrow_refusal_does_not_bar_a_faster_plan_that_moves_the_outputs_no
 def test_where_trials_lose_far_more_than_expected_slower_ones_are_asked_for():
     trials = built_in_turn(front(), BY_LOSS, points=lambda c: 10 * c.expected_drop)
     assert order(trials)[-1] > order(trials)[0] and kept(trials) == []
+
+
+def test_after_refusals_what_moves_the_outputs_half_as_far_is_asked_for():
+    made = built_in_turn([candidate(10.0, loss=0.02, expected=0.5, tokens=9)], BY_LOSS)
+    far, near = (
+        candidate(11.0, loss=0.012, expected=0.4, tokens=10),
+        candidate(15.0, loss=0.01, expected=0.3, tokens=11),
+    )
+    ask = lambda *found: more_careful(found, made, BY_LOSS, 20.0, 40)
+    assert ask(far, near) == near and ask(far) is None
+    assert more_careful([near], made, Goal(8.0, None), 20.0, 40) is None
 
 
 def test_a_verdict_on_a_trial_is_given_anew_with_those_after_it():

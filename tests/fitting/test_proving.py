@@ -77,10 +77,30 @@ def lane_of(wrong):
     trials = [trial(bench, name, whole, GOAL) for name in "abc"]
     bench.wrong = wrong  # from here on: the search has seen nothing of it
     told = []
-    proofs = put_to_the_proof(
+    _, proofs = put_to_the_proof(
         trials, whole, GOAL, Seat(bench, "dense"), 10.0, Pace(), lambda stage, share, text: told.append(stage)
     )
     return proofs, told
+
+
+def test_where_all_are_refused_another_is_built_until_one_holds():
+    names = "abcde"
+    speeds = {name: 7.0 + 0.3 * i for i, name in enumerate(names)}
+    bench, whole = StubBench({"dense": 10.0} | speeds), case()
+    bench.add("dense")
+    first = [trial(bench, name, whole, GOAL) for name in "ab"]
+    bench.wrong = {"a": 0.1, "b": 0.1, "c": 0.1}
+    left = list("cde")
+    another = lambda trials: trial(bench, left.pop(0), whole, GOAL) if left else None
+    quiet = lambda stage, share, text: None
+    every, proofs = put_to_the_proof(first, whole, GOAL, Seat(bench, "dense"), 10.0, Pace(), quiet, another=another)
+    assert [p.trial.label for p in proofs] == ["a", "b", "d"] and proofs[-1].holds and left == ["e"]
+    assert [t.label for t in every] == ["a", "b", "c", "d"]  # c is seen to lose too much, and is not put to the proof
+    bench.wrong, left = dict.fromkeys(names, 0.1), list("cde")
+    every, proofs = put_to_the_proof(first, whole, GOAL, Seat(bench, "dense"), 10.0, Pace(), quiet, another=another)
+    assert len(every) == 5 and len(proofs) == 2 and not left
+    none = put_to_the_proof(first, whole, GOAL, Seat(bench, "dense"), 10.0, Pace(), quiet)
+    assert [p.trial.label for p in none[1]] == ["a", "b"]
 
 
 def test_where_the_first_fails_on_unseen_photographs_the_second_is_taken():
