@@ -13,8 +13,11 @@ from foveate.adapters import adapt
 from foveate.errors import InputError
 from foveate.evaluate.judges import JUDGES, Classes, Masks, make_judge
 from foveate.models.iret import from_vit
-from foveate.planners import Curve, LatencyTable, ReduceCost
+from foveate.planners import Archive, Curve, LatencyTable, ReduceCost, Scored
+from foveate.planners.space import key_of
 from foveate.planning import Evaluator, plan_candidates, plan_pomt
+from foveate.planning.evaluator import Score
+from foveate.planning.search import Goal
 from foveate.planning.start import default_counts
 from foveate.plans import Step
 from foveate.schedule import Schedule
@@ -301,3 +304,49 @@ def test_an_evaluator_asks_the_judge_of_the_models_outputs(kind, few_images):
 def test_an_embedding_that_is_taken_for_logits_is_judged_as_these(few_images):
     model = randomised(timm.create_model("vit_tiny_patch16_224", **SMALL, num_classes=0)).eval()
     assert isinstance(Evaluator(model, few_images, outputs="classes", chunk=4).judge, Classes)
+
+
+class Known:
+    """An evaluator that knows what each plan lost and changed, on a thousand images."""
+
+    def __init__(self, costs, labelled=True):
+        self.costs, self.labelled = costs, labelled
+
+    def dense_right(self, chunks):
+        return np.ones(1000) if self.labelled else None
+
+    def images(self, chunks):
+        return 1000
+
+    def score(self, steps, chunks):
+        lost, changed = self.costs[steps[0].tokens]
+        share = lambda x: (np.arange(1000) < round(1000 * x)).astype(float)
+        return Score(np.zeros(1000), share(changed), 1 - share(lost) if self.labelled else None)
+
+
+def expectations(losses, lost, changed, labelled=True):
+    archive = Archive()
+    for i, loss in enumerate(losses):
+        steps = (Step(block=0, method="tome", tokens=10 + i),)
+        archive.scored[key_of(steps)] = Scored(steps, 1.0, loss)
+    costs = {10 + i: (lost[i], changed[i]) for i in range(len(losses))}
+    return Goal(Known(costs, labelled), [0], 2.0, cap=None, drop=1.0).expected_drops(archive)
+
+
+def test_points_expected_grow_with_the_loss_at_the_rate_of_plans_about_as_lossy():
+    losses = [0.001, 0.01, 0.1, 1.0]
+    rates = [0.6, 0.6, 0.2, 0.2]  # of the answers a nat: where much is lost already, more costs less
+    expected = expectations(losses, [r * x for r, x in zip(rates, losses, strict=True)], [0.0] * 4)
+    assert expected(0.003) == pytest.approx(0.2, abs=0.07) and expected(1.0) == pytest.approx(20, rel=0.2)
+    assert expected(0.0) == 0 and expected(0.001) < expected(0.01) < expected(0.1)
+
+
+def test_answers_that_changed_are_not_all_taken_for_gained():
+    spotless = expectations([0.01], [-0.02], [0.05])
+    assert spotless(0.01) == pytest.approx(100 * (0.1 * 0.05 + 0.0005))
+
+
+def test_without_labels_they_grow_with_the_root():
+    expected = expectations([0.01, 0.04], [0, 0], [0.02, 0.04], labelled=False)
+    assert expected(0.01) == pytest.approx(2.0) and expected(0.16) == pytest.approx(8.0)
+    assert expectations([], [], [])(0.01) == pytest.approx(10.0)

@@ -1,6 +1,6 @@
 """A plan worth building, and what it is expected to cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +37,10 @@ def judge(
     ms: float,
     dense_ms: float,
     search_loss: float,
-    scale: float | None = None,
+    expected: Callable[[float], float] | None = None,
     seed: int = 0,
 ) -> Candidate:
-    """Score a plan on `chunks` of the images. `scale`: points lost per root of the loss; by default its own."""
+    """Score a plan on `chunks` of the images. `expected`: points lost, of a loss; by default its own."""
     f, right, seen = evaluator.facts, evaluator.dense_right(chunks), evaluator.score(steps, chunks)
     loss, (low, high) = float(seen.distance.mean()), _interval(seen.distance, seed)
     drop = None if right is None or seen.right is None else 100 * float(right.mean() - seen.right.mean())
@@ -49,7 +49,7 @@ def judge(
     return Candidate(
         steps=steps, predicted_ms=ms, speedup=dense_ms / ms, macs_ratio=f.macs_ratio(f.cut(steps)),
         loss=loss, loss_low=low, loss_high=high,
-        agreement=agreement, drop=drop, expected_drop=own if scale is None else scale * loss**0.5,
+        agreement=agreement, drop=drop, expected_drop=own if expected is None else expected(loss),
         search_loss=search_loss, images=len(seen.distance),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """From a model, images and a latency table to plans worth measuring: sensitivities, dynamic programming, refinement."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,9 @@ from foveate.planners.pareto import spread
 from foveate.planning.candidate import Candidate, judge
 from foveate.planning.evaluator import Evaluator, chunk_of
 from foveate.planning.start import Clock, Options, Progress, Steps, by_merit, coarse, seeds_of, single_losses, space_of
+
+ALIKE = 10.0  # plans whose losses are within so many times of each other lose points at the same rate
+LOST_OF_CHANGED = 0.1  # of the answers that changed, at least so many are taken to be lost on balance
 
 
 def plan_candidates(
@@ -154,29 +157,38 @@ class Goal:
         """Latencies around the budget: just below a cap, or around the fastest plan that loses no more than allowed."""
         if self.cap is not None:
             return 0.88 * self.cap, self.cap
-        scale = self.points_per_root(archive)
-        able = [s.ms for s in archive.scored.values() if s.steps and scale * s.loss**0.5 <= self.drop]
+        expected = self.expected_drops(archive)
+        able = [s.ms for s in archive.scored.values() if s.steps and expected(s.loss) <= self.drop]
         centre = min(able, default=self.dense_ms)
         return 0.92 * centre, min(1.06 * centre, 0.99 * self.dense_ms)
 
-    def points_per_root(self, archive: Archive) -> float:
-        """Points of accuracy lost for each square root of the loss, pooled over all plans scored.
+    def expected_drops(self, archive: Archive) -> Callable[[float], float]:
+        """From a loss to points of accuracy lost, by what all plans scored lost together.
 
-        One plan on a hundred images has no drop to speak of, only multiples of a whole point. Disagreement grows about
-        with the root of KL, or of 1 - cosine, and a part of it, pooled too, is loss; without labels all is counted.
+        One plan on a hundred images has no drop to speak of, only multiples of a whole point. Without labels all
+        changed answers count, which grow about with the root of KL, or of 1 - cosine. With labels it is what is lost
+        over what is gained, which grows with the loss itself (`foveate.evaluate.evidence`), at the rate of the plans
+        about as lossy; on few images the gained may hide it, so that a share of the changed is taken for lost anyway.
         """
         plans = [s for s in archive.scored.values() if s.steps]
         if not plans:
-            return 100.0
+            return lambda loss: 100.0 * loss**0.5
         scores = [self.evaluator.score(s.steps, self.search) for s in plans]
-        differ = sum(float(s.changed.mean()) for s in scores)
-        share = 1.0
-        if self.dense_right is not None and differ > 0:
-            lost = sum(float(self.dense_right.mean() - s.right.mean()) for s in scores if s.right is not None)
-            share = min(1.0, max(0.25, lost / differ))
+        losses, changed = np.array([s.loss for s in plans]), np.array([float(s.changed.mean()) for s in scores])
         # At least one answer in twice as many images as were seen, so that a spotless record is not taken for safety.
-        differ = max(differ, 0.5 * len(plans) / max(1, self.evaluator.images(self.search)))
-        return 100 * share * differ / max(1e-9, sum(s.loss**0.5 for s in plans))
+        least = 0.5 / max(1, self.evaluator.images(self.search))
+        if self.dense_right is None:
+            rate = max(float(changed.sum()), least * len(plans)) / max(1e-9, float(np.sqrt(losses).sum()))
+            return lambda loss: 100 * rate * loss**0.5
+        right = np.array([float(s.right.mean()) for s in scores if s.right is not None])
+        lost = np.maximum(float(self.dense_right.mean()) - right, LOST_OF_CHANGED * changed)
+
+        def expected(loss: float) -> float:
+            near = (losses >= loss / ALIKE) & (losses <= ALIKE * loss)
+            near = near if near.any() else np.ones(len(losses), bool)
+            return 100 * loss * (float(lost[near].sum()) + least) / max(1e-12, float(losses[near].sum()))
+
+        return expected
 
 
 def _worth_confirming(archive: Archive, goal: Goal, most: int = 14) -> list[Scored]:
@@ -193,13 +205,20 @@ def _confirm(
     plans: list[Scored], goal: Goal, archive: Archive, confirm: list[int], clock: Clock, seed: int
 ) -> list[Candidate]:
     """Score plans on the images kept back, as many as there is time for and the first three in any case."""
-    scale, found = goal.points_per_root(archive), []
+    expected, found = goal.expected_drops(archive), []
     for i, (steps, ms, loss) in enumerate(plans):
         if i >= 3 and clock.left() <= 0:
             break
         found.append(
             judge(
-                goal.evaluator, steps, confirm, ms=ms, dense_ms=goal.dense_ms, scale=scale, search_loss=loss, seed=seed
+                goal.evaluator,
+                steps,
+                confirm,
+                ms=ms,
+                dense_ms=goal.dense_ms,
+                expected=expected,
+                search_loss=loss,
+                seed=seed,
             )
         )
     return sorted(found, key=lambda c: c.predicted_ms)
