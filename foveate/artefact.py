@@ -256,7 +256,7 @@ class Artefact:
         return np.stack([drawn(logits) for logits in self(self._inputs(images))])
 
     def _inputs(self, images: Sequence[str | Path]) -> np.ndarray:
-        return np.stack([self.preprocess(read_image(image)) for image in images])
+        return np.stack([self.preprocess(read_image(image, channels=self.preprocess.channels)) for image in images])
 
     def _answers(self, kind: Outputs) -> None:
         calls: dict[Outputs, str] = {"classes": "top(image)", "embedding": "embed(images)", "masks": "masks(images)"}

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from foveate.errors import InputError, TooLarge
+from foveate.errors import InputError, TooLarge, one_of
 from foveate.files import read_text, write_text
 
 MIN_SIDE = 8  # pixels; below that a photograph holds less than one patch
@@ -26,6 +26,7 @@ MAX_FILE_BYTES = 512 * 2**20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # Named, so that nothing which runs a program (EPS) or guesses is tried on a user's file; JPEG opens MPO as well.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the channels of a model
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -33,11 +34,11 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Preprocess(BaseModel):
-    """What turns an RGB photograph into a model's input; equal to timm's evaluation transform.
+    """What turns a photograph into a model's input; equal to timm's evaluation transform.
 
     size: (height, width) of the input in pixels. crop_pct: share of the resized image's side that the crop keeps.
     crop_mode: `center` keeps the aspect ratio and loses the edges, `squash` resizes each side on its own.
-    mean, std: a channel, for values in 0..1.
+    mean, std: a channel, for values in 0..1; their number says what the model sees: 1 grey, 3 RGB, 4 RGB and alpha.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,30 +47,80 @@ class Preprocess(BaseModel):
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
     crop_mode: Literal["center", "squash"] = "center"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    mean: tuple[Finite, ...] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.mean) not in MODES or len(self.std) != len(self.mean):
+            raise ValueError(
+                f"{len(self.mean)} values of mean and {len(self.std)} of std; allowed: as many of each, 1, 3 or 4"
+            )
+        return self
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any]) -> "Preprocess":
         """From what `timm.data.resolve_model_data_config` returns.
 
+        A model of one channel or four whose configuration has the figures of three takes their mean for grey, and
+        leaves the fourth as it is (mean 0, std 1).
+
         Raises:
-            InputError: for what is not supported (other than three channels, other interpolations or crop modes).
+            InputError: for what is not supported (other channels than 1, 3 and 4, other interpolations or crop modes).
         """
         channels, height, width = config["input_size"]
-        if channels != 3:
-            raise InputError(f"the model takes {channels} channels; allowed: 3 (RGB)")
+        if channels not in MODES:
+            raise InputError(f"the model takes {channels} channels; allowed: 1 (grey), 3 (RGB) or 4 (RGB and alpha)")
         fields = {k: config[k] for k in ("crop_pct", "crop_mode", "interpolation", "mean", "std") if config.get(k)}
+        for name, fourth in (("mean", 0.0), ("std", 1.0)):
+            given = tuple(fields.get(name, cls.model_fields[name].default))
+            if len(given) == 3 and channels == 1:
+                given = (sum(given) / 3,)
+            elif len(given) == 3 and channels == 4:
+                given = (*given, fourth)
+            elif len(given) == 1:
+                given *= channels
+            fields[name] = given
         return _checked(lambda: cls(size=(height, width), **fields), "the model's preprocessing")
 
+    def changed(self, to: "Preprocess | Mapping[str, Any] | None") -> "Preprocess":
+        """With other values of some fields; the size stays the model's, and so does the number of channels.
+
+        Raises:
+            InputError: an unknown field, a value that it cannot have, another size or number of channels.
+        """
+        if to is None:
+            return self
+        values = to.model_dump() if isinstance(to, Preprocess) else dict(to)
+        for name in ("mean", "std"):
+            if isinstance(given := values.get(name), int | float) and not isinstance(given, bool):
+                values[name] = (given,) * self.channels
+        if unknown := [name for name in values if name not in Preprocess.model_fields]:
+            raise one_of("field of preprocess", unknown[0], Preprocess.model_fields)
+        made = _checked(lambda: Preprocess(**(self.model_dump() | values)), "preprocess")
+        if made.size != self.size:
+            raise InputError(
+                f"preprocess: size {made.size[0]} x {made.size[1]}; the model takes {self.size[0]} x {self.size[1]}: "
+                "change that with the model's option img_size"
+            )
+        if made.channels != self.channels:
+            raise InputError(f"preprocess: mean of {made.channels} channels; the model takes {self.channels}")
+        return made
+
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """float32 (3 h w) of an RGB image (any other mode is converted)."""
-        image = image if image.mode == "RGB" else image.convert("RGB")
+        """float32 (channels h w) of an image, which is converted to the model's channels."""
+        mode = MODES[self.channels]
+        image = image if image.mode == mode else image.convert(mode)
         (wide, high), box = self.placed(image.height, image.width)
         if (wide, high) != image.size:
             image = image.resize((wide, high), _FILTERS[self.interpolation])
         image = image.crop(box)
-        x = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+        pixels = np.asarray(image, dtype=np.float32).reshape(*self.size, self.channels)
+        x = pixels.transpose(2, 0, 1) / np.float32(255)
         mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
         return np.ascontiguousarray((x - mean) / std)
 
@@ -100,8 +151,8 @@ class Preprocess(BaseModel):
         return _checked(lambda: cls.model_validate_json(text), str(path))
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """The photograph in `path` as RGB, upright; see `decode_image`.
+def read_image(path: str | Path, *, channels: int = 3) -> Image.Image:
+    """The photograph in `path`, upright; see `decode_image`.
 
     Raises:
         InputError: one line that names the file, what is wrong and what is allowed.
@@ -115,11 +166,13 @@ def read_image(path: str | Path) -> Image.Image:
         data = path.read_bytes()
     except OSError as e:
         raise InputError(f"cannot read image {path}: {e.strerror or e}") from None
-    return decode_image(data, str(path))
+    return decode_image(data, str(path), channels=channels)
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, channels: int = 3) -> Image.Image:
     """The photograph in `data` as an upright RGB image; `name` stands in the errors.
+
+    With `channels=4` transparency stays, as a fourth channel.
 
     The first frame of an animation; EXIF orientation applied; what is transparent lies on white; 16 bits a channel are
     scaled to 8, never clipped; CMYK, palette and grey are converted. Colour profiles are not applied (nor does timm).
@@ -135,7 +188,8 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_size(image, name, max_pixels)
             image.load()  # of an animation: the first frame
-            return _rgb(_upright(image), name)
+            image = _upright(image)
+            return _rgb(image, name) if channels != 4 else _rgba(image, name)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -180,6 +234,12 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
     return image.convert("RGB")
+
+
+def _rgba(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return image.convert("RGBA")
+    return _rgb(image, name).convert("RGBA")
 
 
 _quiet_lock = threading.Lock()

@@ -91,7 +91,7 @@ def test_round_trip_and_bad_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"input_size": (1, 224, 224)}, {"interpolation": "lanczos"}, {"crop_mode": "border"}, {"std": (0, 1, 1)}]
+    "change", [{"input_size": (2, 224, 224)}, {"interpolation": "lanczos"}, {"crop_mode": "border"}, {"std": (0, 1, 1)}]
 )
 def test_refuses_what_it_does_not_do(change):
     config = {"input_size": (3, 224, 224), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}

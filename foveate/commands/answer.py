@@ -83,7 +83,11 @@ def _segmented(artefact: Artefact, photo: Path) -> np.ndarray:
     high, wide = artefact.preprocess.size
     if high != wide:
         raise InputError(f"{artefact.folder} sees {high} x {wide} pixels; allowed for masks of photographs: a square")
-    return segment(lambda x: torch.from_numpy(artefact(x.numpy())), read_image(photo), artefact.preprocess)
+    return segment(
+        lambda x: torch.from_numpy(artefact(x.numpy())),
+        read_image(photo, channels=artefact.preprocess.channels),
+        artefact.preprocess,
+    )
 
 
 def _write_mask(path: Path, mask: np.ndarray, classes: int) -> Path:

@@ -39,7 +39,7 @@ def mean_overlap(
         raise InputError("segmentation needs --data: a folder or .zip of photographs with masks")
     answer, preprocess = answering(opened)
     window = preprocess.size
-    shape = answer(np.zeros((1, 3, *window), np.float32)).shape
+    shape = answer(np.zeros((1, preprocess.channels, *window), np.float32)).shape
     if len(shape) != 4 or shape[2:] != window or window[0] != window[1]:
         raise InputError(f"this model answers an image of {window} with {shape}; segmentation needs masks of its size")
     classes = max(2, shape[1])

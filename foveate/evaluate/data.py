@@ -108,7 +108,7 @@ class Images:
 
     def decoded(self, preprocess: Preprocess) -> np.ndarray:
         """`array`, the caller's own: nothing is kept."""
-        x = np.empty((len(self), 3, *preprocess.size), dtype=np.float32)
+        x = np.empty((len(self), preprocess.channels, *preprocess.size), dtype=np.float32)
         at = 0
         for part in self.batches(preprocess):
             x[at : at + len(part)] = part
@@ -116,14 +116,16 @@ class Images:
         return x
 
     def batches(self, preprocess: Preprocess, batch: int = 64) -> Iterator[np.ndarray]:
-        """float32 (up to `batch` 3 h w) at a time, decoded by a few threads; nothing is kept."""
+        """float32 (up to `batch` channels h w) at a time, decoded by a few threads; nothing is kept."""
         with self.source.reader() as read, ThreadPoolExecutor(_threads()) as pool:
             for at in range(0, len(self), batch):
                 names = self.names[at : at + batch]
-                yield np.stack(list(pool.map(lambda name: preprocess(self._decode(read, name)), names)))
+                yield np.stack(
+                    list(pool.map(lambda name: preprocess(self._decode(read, name, preprocess.channels)), names))
+                )
 
-    def _decode(self, read: Read, name: str) -> Image.Image:
-        return decode_image(read(name), f"{self.source.shown}/{name}")
+    def _decode(self, read: Read, name: str, channels: int = 3) -> Image.Image:
+        return decode_image(read(name), f"{self.source.shown}/{name}", channels=channels)
 
 
 def open_images(

@@ -50,7 +50,7 @@ class Masked(Named):
         Raises:
             InputError: a photograph or a mask that cannot be used.
         """
-        x = np.empty((len(self), 3, *preprocess.size), dtype=np.float32)
+        x = np.empty((len(self), preprocess.channels, *preprocess.size), dtype=np.float32)
         masks = np.empty((len(self), *preprocess.size), dtype=np.uint8)
         with self.opened() as read:
             for i in range(len(self)):

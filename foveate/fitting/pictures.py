@@ -58,10 +58,11 @@ def _answer(output: np.ndarray, side: str, answers: Answers, at: int, case: Case
 
 
 def seen(x: np.ndarray, case: Case) -> Image.Image:
-    """What the model saw, crop and all, so that the grid lies where it lay; x [3 h w] preprocessed."""
+    """What the model saw, crop and all, so that the grid lies where it lay; x [channels h w] preprocessed."""
     preprocess = case.loaded.preprocess
     mean, std = (np.asarray(v)[:, None, None] for v in (preprocess.mean, preprocess.std))
-    return Image.fromarray(((x * std + mean) * 255).round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+    pixels = ((x * std + mean) * 255).round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels[..., :3])  # grey; or without what is not seen
 
 
 def jpeg(image: Image.Image) -> str:
