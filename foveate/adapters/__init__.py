@@ -5,6 +5,7 @@ from importlib import import_module
 
 from torch import nn
 
+from foveate import plugins
 from foveate.adapters._base import TURN as TURN
 from foveate.adapters._base import Backbone, ordered
 from foveate.adapters._base import Reduced as Reduced
@@ -13,8 +14,8 @@ from foveate.errors import InputError
 from foveate.facts import Facts as Facts
 from foveate.plans import Step
 
-# Exact class -> adapter. A subclass may override anything, so it is listed (and tested) or refused.
-ADAPTERS = {
+# Class -> adapter, or where in this package it is. A subclass is taken where it overrides nothing that runs.
+ADAPTERS: dict[str, str | type[Reduced]] = {
     "timm.models.vision_transformer.VisionTransformer": "timm_vit.TimmViT",
     "timm.models.deit.VisionTransformerDistilled": "timm_vit.TimmViT",
     "timm.models.eva.Eva": "timm_eva.TimmEva",
@@ -24,9 +25,18 @@ ADAPTERS = {
     "foveate.models.dense.model.DenseViT": "masks.Masks",
 }
 
+# What a subclass may override: it builds, fills or describes the model, and runs in no forward pass.
+NOT_RUN = frozenset(
+    {
+        "__init__", "__repr__", "extra_repr", "init_weights", "_init_weights", "fix_init_weight", "load_pretrained",
+        "no_weight_decay", "group_matcher", "set_grad_checkpointing", "get_classifier", "reset_classifier",
+        "load_state_dict", "state_dict", "train", "prune_intermediate_layers", "set_input_size",
+    }
+)  # fmt: skip
+
 
 def adapter_of(model: nn.Module) -> type[Reduced]:
-    """The adapter of the model's exact class.
+    """The adapter of the model's class.
 
     Raises:
         InputError: where there is none, or the model has a part that it does not know, or gives no answer.
@@ -50,15 +60,40 @@ def backbone_of(model: nn.Module) -> type[Backbone]:
 
 
 def _adapter_of_parts(model: nn.Module) -> type[Reduced]:
-    name = f"{type(model).__module__}.{type(model).__qualname__}"
-    if name not in ADAPTERS:
-        raise InputError(f"no adapter for {name}; known: {', '.join(ADAPTERS)}")
+    name = adapted_class(type(model))
+    if name is None:
+        raise InputError(f"no adapter for {name_of(type(model))}; known: {', '.join(ADAPTERS)}")
     adapter = _named(ADAPTERS[name])
     adapter.check(model)
     return adapter
 
 
-def _named(where: str) -> type[Reduced]:
+def adapted_class(cls: type) -> str | None:
+    """The name under which `cls`, or the nearest class it is made of, has an adapter; None where none has.
+
+    Raises:
+        InputError: a subclass that overrides what the adapter would run itself, and so might answer otherwise.
+    """
+    for base in cls.__mro__:
+        if (name := name_of(base)) not in ADAPTERS:
+            continue
+        own = {k for c in cls.__mro__[: cls.__mro__.index(base)] for k, v in vars(c).items() if callable(v)}
+        if changed := sorted(own & {k for k in dir(base) if callable(getattr(base, k))} - NOT_RUN):
+            raise InputError(
+                f"{name_of(cls)} overrides {', '.join(changed)} of {name}, which an adapter runs piece by piece; "
+                "allowed: subclasses that leave what is run as it is"
+            )
+        return name
+    return None
+
+
+def name_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _named(where: str | type[Reduced]) -> type[Reduced]:
+    if not isinstance(where, str):
+        return where
     file, cls = where.split(".")
     return getattr(import_module(f"foveate.adapters.{file}"), cls)
 
@@ -80,3 +115,6 @@ def adapt(model: nn.Module, steps: Iterable[Step] = ()) -> Reduced:
     reduced.train(model.training)
     reduced.dry_run()
     return reduced
+
+
+plugins.load("foveate.adapters")

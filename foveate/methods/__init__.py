@@ -1,5 +1,6 @@
-"""Token-reduction methods, one file each; importing the file registers it."""
+"""Token-reduction methods, one file each; importing the file registers it. So do those of other packages."""
 
+from foveate import plugins
 from foveate.methods import (  # noqa: F401  (registration)
     ats,
     evit,
@@ -17,3 +18,5 @@ from foveate.methods._base import METHODS as METHODS
 from foveate.methods._base import Merger as Merger
 from foveate.methods._base import Reducer as Reducer
 from foveate.methods._base import Scorer as Scorer
+
+plugins.load("foveate.methods")

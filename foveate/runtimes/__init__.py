@@ -1,5 +1,6 @@
 """Where a model runs: one file a runtime. Importing the file registers it and imports nothing heavy."""
 
+from foveate import plugins
 from foveate.runtimes import compile, eager, onnxruntime, openvino  # noqa: F401  (registration)
 from foveate.runtimes._base import RUNTIMES as RUNTIMES
 from foveate.runtimes._base import Runner as Runner
@@ -20,3 +21,6 @@ def available() -> dict[str, dict[str, dict[str, str | None]]]:
         name: {device: {p: cls.why_not(p, device) for p in cls.kinds} for device in cls.devices}
         for name, cls in RUNTIMES.items()
     }
+
+
+plugins.load("foveate.runtimes")

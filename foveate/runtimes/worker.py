@@ -25,9 +25,9 @@ from foveate.runtimes._pipe import receive, send
 class Worker:
     """Models of one runtime, in a process that ends with this object, or with the process that made it.
 
-    >>> with Worker("openvino", threads=2) as worker:
-    ...     worker.load("dense", path, precision="fp32")
-    ...     logits = worker.run("dense", images, batch=1)
+        with Worker("openvino", threads=2) as worker:
+            worker.load("dense", path, precision="fp32")
+            logits = worker.run("dense", images, batch=1)
 
     Not safe to share between threads. Errors in the process are raised here again: `InputError` as itself, others as
     `RuntimeError`.
