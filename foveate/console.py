@@ -10,6 +10,7 @@ from rich.console import Console
 
 from foveate.errors import InputError
 
+FITTING = ("torch", "timm", "onnx", "onnxscript", "jinja2", "plotly")  # what the extra `fit` brings
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
@@ -80,6 +81,11 @@ def guarded(app: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, stop)
     try:
         app()
+    except ModuleNotFoundError as e:
+        if e.name not in FITTING:
+            raise
+        err.print(f"[bold red]error[/] this needs {e.name}, which is not installed: pip install 'foveate\\[fit]'")
+        sys.exit(2)
     except (InputError, OSError) as e:
         err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
         sys.exit(2)

@@ -15,7 +15,6 @@ import foveate
 from foveate.cli import app
 from foveate.cli.options import model_options
 from foveate.errors import InputError
-from foveate.loading.load import load
 
 NAME = "vit_tiny_patch16_224"
 
@@ -29,7 +28,7 @@ NAME = "vit_tiny_patch16_224"
     ],
 )  # fmt: skip
 def test_values(text, value):
-    found = model_options([f"x={text}"], load)["x"]
+    found = model_options([f"x={text}"])["x"]
     assert found == value and type(found) is type(value)
 
 
@@ -48,13 +47,11 @@ def test_values(text, value):
 )
 def test_what_is_no_option_of_the_model(words, message):
     with pytest.raises(InputError, match=message):
-        model_options(words, load)
-    with pytest.raises(InputError, match=message):  # load's own reach it through a command that has none of that name
-        model_options(words, lambda weights, **model_kwargs: None)
+        model_options(words)
 
 
 def test_without_any_nothing_is_passed_on():
-    assert model_options(None, load) == model_options([], load) == {}
+    assert model_options(None) == model_options([]) == {}
 
 
 @pytest.fixture(scope="module")

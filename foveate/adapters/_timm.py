@@ -4,8 +4,10 @@ Restated from timm 1.0.31, `models/vision_transformer.py`: the two residual line
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
+import torch
 from timm.layers.attention import Attention
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
@@ -65,7 +67,8 @@ def outputs_of(model: Any) -> Outputs:
     tags that were not fine-tuned (no `ft` in them), embeds. A tower fine-tuned for labels has another number of them;
     where it happens to have the same, its user has to say so (`load(..., outputs="classes")`).
     """
-    if model.num_classes < 1:
+    count = classes_of(model)
+    if not count:
         return "embedding"
     config = getattr(model, "pretrained_cfg", None) or {}
     architecture = config.get("architecture") or ""
@@ -73,7 +76,38 @@ def outputs_of(model: Any) -> Outputs:
         return "classes"
     tags = {name.partition(".")[2]: each for name, each in get_arch_pretrained_cfgs(architecture).items()}
     projections = {each.num_classes for tag, each in tags.items() if "ft" not in tag.split("_")}
-    return "embedding" if model.num_classes in projections else "classes"
+    return "embedding" if count in projections else "classes"
+
+
+def classes_of(model: Any) -> int:
+    """How many values the model answers with; 0 without a classifier.
+
+    Its head says so, not `num_classes`: fine-tuning scripts put another layer there and leave that number as it was.
+
+    Raises:
+        InputError: a head of the caller's own that does not answer with [n, classes].
+    """
+    head = getattr(model, "head", None)
+    if head is None:  # ViTTM's, of two streams
+        return max(0, model.num_classes)
+    if isinstance(head, nn.Identity):
+        return 0
+    if isinstance(head, nn.Linear):
+        return head.out_features
+    like = next(head.parameters(), torch.empty(0))
+    x = torch.zeros(
+        2, getattr(model, "head_hidden_size", None) or model.embed_dim, device=like.device, dtype=like.dtype
+    )
+    kind = type(head).__name__
+    try:
+        with torch.no_grad():
+            found = deepcopy(head).eval()(x)
+    except Exception as e:  # somebody else's layer
+        raise InputError(f"the head, a {kind}, fails on pooled tokens {list(x.shape)}: {e}") from None
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise InputError(f"the head, a {kind}, answers with {what}; allowed: [n, classes]")
+    return found.shape[1]
 
 
 def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
@@ -88,7 +122,7 @@ def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
         grid=tuple(patch.grid_size),
         image=(patch.proj.in_channels, *patch.img_size),
         patch=tuple(patch.patch_size),
-        classes=max(0, model.num_classes),
+        classes=classes_of(model),
         outputs=outputs_of(model),
         has_class_token=getattr(model, "cls_token", None) is not None,
         **more,

@@ -1,5 +1,6 @@
 """Commands that write a folder: a model fitted, a plan built for a runtime, a recipe trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +17,18 @@ from foveate.cli.options import (
     Fresh,
     ModelArg,
     ModelOption,
+    ModelScript,
     OutputsOpt,
+    Plugin,
     PrecisionOpt,
+    PreprocessOpt,
     RandomWeights,
     RuntimeOpt,
     Seed,
     Threads,
     Weights,
+    asked_model,
+    check_asked,
     model_options,
 )
 from foveate.console import command_line, emit, err, say, stages
@@ -34,6 +40,8 @@ def fit(
     random_weights: RandomWeights = False,
     allow_pickle: AllowPickle = False,
     model_option: ModelOption = None,
+    model_script: ModelScript = None,
+    preprocess: PreprocessOpt = None,
     outputs: OutputsOpt = None,
     data: Data = None,
     max_drop: Annotated[
@@ -61,6 +69,7 @@ def fit(
     seconds: Annotated[float | None, typer.Option(help="how long the whole fit should take, about")] = None,
     seed: Seed = 0,
     fresh: Fresh = False,
+    plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model to this machine: proven faster, or the best dense build.
@@ -73,26 +82,33 @@ def fit(
 
         foveate fit vit_tiny_patch16_224 --weights vit_tiny.safetensors --model-option num_classes=0 --data photos/
 
+        foveate fit --model-script mine.py:build --preprocess mean=0.5 --preprocess std=0.5 --data photos/
+
         foveate fit deit_small_patch16_224 --random-weights --latency-ms 12 --runtime openvino
 
         foveate fit --max-drop 2 --confident --seconds 120
 
         foveate fit runs/clothing_iret --data photos/ --points 6
     """
+    from foveate.fitting.budget import Budget
+    from foveate.fitting.request import Request, as_tuple
+
+    asked = Request(
+        model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
+        budget=Budget(max_drop, latency_ms, speedup, confident, min_cosine), device=device, runtime=runtime,
+        precision=precision, batch=batch, threads=threads, out=out_dir, methods=as_tuple(method), planner=planner,
+        alpha=alpha, images=images, points=points, seed=seed, fresh=fresh, seconds=seconds, command=command_line(),
+        outputs=outputs, options=model_options(model_option),
+    )  # fmt: skip
+    asked.check_here()
+    check_asked(model, model_script, preprocess)
     with stages() as progress:
         progress("start", 0.0, model)  # importing torch takes longer than a person waits for a sign of life
         from foveate.cli.verdict import show
-        from foveate.fitting import Budget
-        from foveate.fitting import fit as run_fit
+        from foveate.fitting.job import run as run_fit
 
-        outcome = run_fit(
-            model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
-            budget=Budget(max_drop, latency_ms, speedup, confident, min_cosine), device=device, runtime=runtime,
-            precision=precision, batch=batch, threads=threads, out=out_dir, methods=method, planner=planner,
-            alpha=alpha, images=images, points=points, seed=seed, fresh=fresh, seconds=seconds,
-            command=command_line(), outputs=outputs, options=model_options(model_option, run_fit),
-            progress=progress, say=lambda line: say([line]),
-        )  # fmt: skip
+        named, own = asked_model(model, model_script, preprocess)
+        outcome = run_fit(replace(asked, name=named, preprocess=own), progress, lambda line: say([line]))
     show(outcome)
     emit(outcome.to_dict(), as_json)
     raise typer.Exit(outcome.exit_code)
@@ -107,6 +123,7 @@ def export(
     batch: Annotated[int | None, typer.Option(help="another batch size than the plan's")] = None,
     data: Annotated[Path | None, typer.Option(help="photographs to calibrate int8 on; the bundled by default")] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-export"),
+    plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a plan for a runtime: a folder that `foveate run` and `foveate.open` take.

@@ -18,13 +18,18 @@ from foveate.cli.options import (
     Fresh,
     ModelArg,
     ModelOption,
+    ModelScript,
     OutputsOpt,
+    Plugin,
     PrecisionOpt,
+    PreprocessOpt,
     RandomWeights,
     RuntimeOpt,
     Seed,
     Threads,
     Weights,
+    asked_model,
+    check_asked,
     model_options,
 )
 from foveate.console import emit, err, escape, out, say, stages
@@ -37,6 +42,7 @@ def profile(
     random_weights: RandomWeights = False,
     allow_pickle: AllowPickle = False,
     model_option: ModelOption = None,
+    model_script: ModelScript = None,
     runtime: Annotated[str, typer.Option(help="eager, compile, onnxruntime or openvino")] = "openvino",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or int8")] = "fp32",
     device: DeviceOpt = DEVICE,
@@ -45,6 +51,7 @@ def profile(
     seconds: Annotated[float, typer.Option(help="time to spend on measuring")] = 45.0,
     out_file: Annotated[Path | None, typer.Option("--out", help="write the profile as JSON")] = None,
     fresh: Fresh = False,
+    plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure latency against token count on this machine, in the runtime that will serve.
@@ -56,8 +63,11 @@ def profile(
     import foveate
 
     target = Target.of(device=device, runtime=runtime, precision=precision, batch=batch, threads=threads)
-    options = model_options(model_option, foveate.load)
-    loaded = foveate.load(model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, **options)
+    options = model_options(model_option)
+    named, own = asked_model(model, model_script, None)
+    loaded = foveate.load(
+        named, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, preprocess=own, **options
+    )
     say(loaded.said)
     with stages() as progress:
         found = foveate.profile(
@@ -84,6 +94,8 @@ def compare(
     random_weights: RandomWeights = False,
     allow_pickle: AllowPickle = False,
     model_option: ModelOption = None,
+    model_script: ModelScript = None,
+    preprocess: PreprocessOpt = None,
     outputs: OutputsOpt = None,
     data: Data = None,
     device: DeviceOpt = DEVICE,
@@ -100,10 +112,17 @@ def compare(
     published: Annotated[
         bool, typer.Option("--published", help="only list tokens and GMACs of the papers' settings; measures nothing")
     ] = False,
+    seconds: Annotated[
+        float, typer.Option(help="all of it, about; the same command goes on with what did not fit")
+    ] = 300.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="begin anew, whatever the folder holds")] = False,
     seed: Seed = 0,
+    plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
     """Every method at the same latencies, and the planner's own choice: one table and one plot.
+
+    Every row is written as it comes, and the page can be opened meanwhile. Run again, it goes on where it was ended.
 
     Examples:
 
@@ -111,18 +130,28 @@ def compare(
 
         foveate compare deit_small_patch16_224 --random-weights --published
     """
+    from foveate.fitting.request import Request, as_tuple
+
+    options = model_options(model_option)
+    Request(
+        model, weights=weights, data=data, device=device, runtime=runtime, precision=precision, batch=batch,
+        threads=threads, methods=as_tuple(method), images=images, out=out_dir, outputs=outputs,
+    ).check_here(folder=False)  # fmt: skip
+    check_asked(model, model_script, preprocess)
+    from foveate.commands.compare import LEVELS
     from foveate.commands.compare import compare as run_compare
 
-    options = model_options(model_option, run_compare)
+    named, own = asked_model(model, model_script, preprocess)
     if published:
-        list_published(model, weights, random_weights, allow_pickle, options, as_json)
+        list_published(named, weights, random_weights, allow_pickle, options, as_json)
         return
     with stages() as progress:
         rows = run_compare(
-            model, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data,
-            runtime=runtime, precision=precision, batch=batch, threads=threads, levels=level or (0.85, 0.7, 0.55),
+            named, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, data=data, preprocess=own,
+            runtime=runtime, precision=precision, batch=batch, threads=threads,
+            levels=level or LEVELS,
             methods=method, images=images, out=out_dir, seed=seed, progress=progress, outputs=outputs,
-            options=options, device=device, say=lambda line: say([line]),
+            options=options, device=device, seconds=seconds, fresh=fresh, say=lambda line: say([line]),
         )  # fmt: skip
     if not as_json:
         table = Table("level", "method", "speed-up", "99 %", "agreement", "loss", "drop", "GMACs")
@@ -138,7 +167,7 @@ def compare(
 
 
 def list_published(
-    model: str,
+    model: Any,
     weights: Path | None,
     random_weights: bool,
     allow_pickle: bool,
@@ -153,7 +182,7 @@ def list_published(
     say(loaded.said)
     rows = published(describe(loaded.model))
     if not as_json:
-        table = Table("setting", "tokens after every block", "GMACs", "of dense", title=model)
+        table = Table("setting", "tokens after every block", "GMACs", "of dense", title=loaded.ref.name)
         for r in rows:
             tokens = " ".join(map(str, r["tokens"]))
             table.add_row(r["setting"], tokens, f"{r['gmacs']:.3f}", f"{r['share']:.1%}")
@@ -175,9 +204,12 @@ def evaluate(
     random_weights: RandomWeights = False,
     allow_pickle: AllowPickle = False,
     model_option: ModelOption = None,
+    model_script: ModelScript = None,
+    preprocess: PreprocessOpt = None,
     outputs: OutputsOpt = None,
     images: Annotated[int, typer.Option(help="photographs used at most")] = 100_000,
     threads: Threads = None,
+    plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
     """How good a folder or a model is on labelled photographs, with its 95 % interval: top-1; of a model that embeds
@@ -191,12 +223,13 @@ def evaluate(
     """
     from foveate.commands.evaluate import evaluate as run_evaluate
 
-    options = model_options(model_option, run_evaluate)
+    options = model_options(model_option)
+    named, own = asked_model(target, model_script, preprocess)
     with stages() as progress:
         result = run_evaluate(
-            target, task=task, data=data, split=split, page=page, weights=weights, random_weights=random_weights,
+            named, task=task, data=data, split=split, page=page, weights=weights, random_weights=random_weights,
             allow_pickle=allow_pickle, images=images, threads=threads, progress=progress, say=say, outputs=outputs,
-            **options,
+            preprocess=own, **options,
         )  # fmt: skip
     if not as_json:
         out.print(str(result))

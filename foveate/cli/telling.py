@@ -6,23 +6,27 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from foveate.cli.options import AsJson
+from foveate.cli.options import AsJson, Plugin
 from foveate.console import emit, escape, out, stages
 
 
 def list_(
     what: Annotated[str, typer.Argument(help="methods, models or runtimes")] = "methods",
+    pattern: Annotated[str | None, typer.Argument(help="of names of models: 'vit_small*'")] = None,
+    plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
     """What foveate knows.
 
-    Example:
+    Examples:
 
         foveate list runtimes
+
+        foveate list models 'vit_small*'
     """
     from foveate.commands.listing import listing
 
-    rows = listing(what)
+    rows = listing(what, pattern)
     if not as_json:
         table = Table(*rows[0], title=what)
         for row in rows:

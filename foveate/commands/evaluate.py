@@ -1,10 +1,11 @@
 """How good a fitted folder is, in its own runtime, or a model in torch, by its kind of output."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from foveate.adapters import describe
 from foveate.artefact import Artefact
@@ -18,13 +19,14 @@ from foveate.facts import Outputs
 from foveate.fitting.stages import Progress
 from foveate.hardware.device import device_facts
 from foveate.loading.load import Loaded, load
+from foveate.preprocess import Preprocess
 from foveate.result import Result, Tag
 
 TASKS: dict[Outputs, str] = {"classes": "classification", "embedding": "embedding", "masks": "segmentation"}
 
 
 def evaluate(
-    target: str | Path,
+    target: str | Path | nn.Module,
     *,
     task: str | None = None,
     data: str | Path | None = None,
@@ -38,19 +40,20 @@ def evaluate(
     progress: Progress = lambda stage, share, text: None,
     say: Callable[[Iterable[str]], None] = lambda lines: None,
     outputs: str | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
     **model_kwargs: Any,
 ) -> Result:
     """Top-1, leave-one-out kNN accuracy of vectors, or the mean IoU of masks, with its 95 % interval.
 
     Args:
-        target: a folder that was fitted, exported or trained, or a model's name.
+        target: a folder that was fitted, exported or trained, a model's name, or a model.
         task: what the model is expected to do; by default what its kind of output says.
         data: the bundled photographs by default; masks have to be given (`foveate.evaluate.masks`). The labels of
             vectors are the folders, whatever they are called.
         split: of the masks: by default the first of val, validation, test.
         page: a page to write, with what was found on some of the photographs (segmentation).
         say: gets what was done to fit the weights to the model.
-        outputs, model_kwargs: of a model that is named, as `load` takes them.
+        outputs, preprocess, model_kwargs: of a model that is named, as `load` takes them.
 
     Raises:
         InputError: where the photographs have no labels, the target is neither a folder nor a known model, or its
@@ -59,20 +62,20 @@ def evaluate(
     if task is not None and task not in TASKS.values():
         raise one_of("task", task, TASKS.values())
     opened: Artefact | Loaded
-    if (Path(target) / "plan.json").is_file():
-        if outputs is not None or model_kwargs:
-            given = ", ".join([*(["outputs"] if outputs is not None else []), *model_kwargs])
-            raise InputError(f"{target} is a model that was built; allowed beside it: no {given}")
+    if not isinstance(target, nn.Module) and (Path(target) / "plan.json").is_file():
+        own = {"outputs": outputs, "preprocess": preprocess}
+        if given := [*(name for name, value in own.items() if value is not None), *model_kwargs]:
+            raise InputError(f"{target} is a model that was built; allowed beside it: no {', '.join(given)}")
         opened = Artefact(target, threads=threads)
         tags: dict[str, Tag] = {"runtime": opened.plan.target.runtime, "precision": opened.plan.target.precision}
     else:
         opened = load(
-            str(target), weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, outputs=outputs,
-            **model_kwargs,
+            target if isinstance(target, nn.Module) else str(target), weights=weights, random_weights=random_weights,
+            allow_pickle=allow_pickle, outputs=outputs, preprocess=preprocess, **model_kwargs,
         )  # fmt: skip
         say(opened.said)
         tags = {"runtime": "torch", "precision": "fp32"}
-    tags["target"] = str(target)
+    tags["target"] = type(target).__name__ if isinstance(target, nn.Module) else str(target)
     kind = opened.outputs if isinstance(opened, Artefact) else describe(opened.model).outputs
     if task not in (None, TASKS[kind]):
         raise InputError(f"--task {task}: {target} answers with {kind}; allowed: --task {TASKS[kind]}")
@@ -90,7 +93,7 @@ def evaluate(
 
 def _score(opened: Artefact | Loaded, kind: Outputs, data: Path | None, limit: int) -> Result:
     answer, preprocess = answering(opened)
-    shape = answer(np.zeros((1, 3, *preprocess.size), np.float32)).shape
+    shape = answer(np.zeros((1, preprocess.channels, *preprocess.size), np.float32)).shape
     check_shape(kind, shape, opened.classes)
     if isinstance(opened, Loaded):
         photos = photographs(data, opened, limit=limit)

@@ -9,6 +9,7 @@ from foveate.evaluate.answers import photographs
 from foveate.evaluate.gallery import Gallery
 from foveate.loading.load import load
 from foveate.plans import Plan
+from foveate.preprocess import Preprocess
 from foveate.runtimes import RUNTIMES
 from foveate.target import Target
 
@@ -43,11 +44,16 @@ def export_plan(
     check_target(plan.target)
     ref = plan.model
     kwargs: dict[str, Any] = dict(ref.kwargs)
+    if ref.weights == "object":
+        raise InputError(
+            f"the plan was made for a {ref.name} object, which its own program has: foveate.export(model, plan, ...)"
+        )
     if ref.weights == "file" and weights is None:
         raise InputError(f"the plan was made for weights from a file; name it with --weights (sha256 {ref.sha256})")
     loaded = load(
-        ref.name, weights=weights, random_weights=ref.weights == "random", allow_pickle=allow_pickle, **kwargs
-    )
+        ref.name, weights=weights, random_weights=ref.weights == "random", allow_pickle=allow_pickle,
+        preprocess=_preprocess_beside(beside), **kwargs,
+    )  # fmt: skip
     if ref.sha256 is not None and loaded.ref.sha256 != ref.sha256:
         raise InputError(f"these are not the plan's weights: sha256 {loaded.ref.sha256}, the plan says {ref.sha256}")
     calibration = None
@@ -61,6 +67,12 @@ def export_plan(
     if beside is not None and plan.target.precision == was:
         _take_gallery(beside if beside.is_dir() else beside.parent, folder)
     return folder
+
+
+def _preprocess_beside(plan: Path | None) -> Preprocess | None:
+    """What was written with the plan: it may differ from the weights' own."""
+    folder = None if plan is None else plan if plan.is_dir() else plan.parent
+    return None if folder is None or not (file := folder / "preprocess.json").is_file() else Preprocess.load(file)
 
 
 def _take_gallery(source: Path, folder: Path) -> None:

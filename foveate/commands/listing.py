@@ -3,22 +3,38 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from foveate.errors import one_of
+from foveate.errors import InputError, one_of
 from foveate.target import Target
 
 if TYPE_CHECKING:
     from foveate.result import Result
     from foveate.runtimes import Runtime
 
+FAMILIES = {  # by the module of timm's that makes them
+    "bundled": "ships with foveate",
+    "timm.models.vision_transformer": "ViT, AugReg, DeiT-III, CLIP, SigLIP, DINOv2",
+    "timm.models.deit": "DeiT",
+    "timm.models.eva": "EVA-02, DINOv3, Perception Encoder",
+    "foveate.models.vittm.variants": "ViTTM, to be trained",
+    "foveate.models.iret.variants": "IRET, to be trained",
+    "foveate.models.segmenter.variants": "Segmenter: masks, to be trained",
+    "foveate.models.dense.variants": "ViT with a convolutional decoder: masks, to be trained",
+}
+
 Progress = Callable[[str, float, str], None]  # stage, share done, text
 
 
-def listing(what: str) -> list[dict[str, Any]]:
+def listing(what: str, pattern: str | None = None) -> list[dict[str, Any]]:
     """Rows about the registered `methods`, `runtimes`, or supported `models`.
 
+    Args:
+        pattern: of names of models, such as `vit_small*`: each on a row, where there would be a row a family.
+
     Raises:
-        InputError: for another word.
+        InputError: for another word, a pattern of something else, or one that no model matches.
     """
+    if pattern is not None and what != "models":
+        raise InputError(f"list {what} {pattern}: allowed with models alone: list models 'vit_small*'")
     if what == "methods":
         from foveate.methods import METHODS
 
@@ -45,20 +61,34 @@ def listing(what: str) -> list[dict[str, Any]]:
             for device in cls.devices
         ]
     if what == "models":
-        from foveate.adapters import ADAPTERS
-        from foveate.loading.load import BUNDLED
-
-        bundled = {"name": BUNDLED, "adapter": "timm_vit.TimmViT", "what": "ships with foveate"}
-        every = {
-            False: "every timm model of this class",
-            True: "ours, to be trained: vittm_base_patch28_224 and others",
-        }
-        hosts = [
-            {"name": host, "adapter": adapter, "what": every[host.startswith("foveate.")]}
-            for host, adapter in ADAPTERS.items()
-        ]
-        return [bundled, *hosts]
+        return models(pattern)
     raise one_of("kind", what, ("methods", "models", "runtimes"))
+
+
+def models(pattern: str | None = None) -> list[dict[str, Any]]:
+    """A row a family, or a row a model whose name matches."""
+    import fnmatch
+
+    import timm
+
+    from foveate.loading.bundled import BUNDLED
+    from foveate.loading.suggest import nearest_names, supported_names
+
+    names = supported_names()
+    if pattern is not None:
+        found = fnmatch.filter(names, pattern if set("*?[") & set(pattern) else f"*{pattern}*")
+        if not found:
+            raise InputError(f"no model matches {pattern!r}; {nearest_names(pattern)}")
+        tags = {name: [t.partition(".")[2] for t in timm.list_pretrained(f"{name}.*")] for name in found}
+        return [{"name": name, "pretrained tags": ", ".join(filter(None, tags[name])) or "-"} for name in found]
+    families: dict[str, list[str]] = {}
+    for name in names:
+        module = "bundled" if name == BUNDLED else timm.model_entrypoint(name).__module__
+        families.setdefault(FAMILIES.get(module, module.removesuffix(".variants").rpartition(".")[2]), []).append(name)
+    return [
+        {"family": family, "models": len(of), "such as": ", ".join(sorted(of, key=lambda n: (len(n), n))[:3])}
+        for family, of in families.items()
+    ]
 
 
 def first_line(cls: type) -> str:

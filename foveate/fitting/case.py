@@ -67,10 +67,11 @@ def prepare(request: Request, progress: Progress, say: Say, share: float = 0.6) 
     Raises:
         InputError: for what cannot be loaded, and for too few photographs.
     """
-    progress("load", 0.0, request.name)
+    progress("load", 0.0, request.shown)
     loaded = load(
         request.name, weights=request.weights, random_weights=request.random_weights,
-        allow_pickle=request.allow_pickle, outputs=request.outputs, **request.options,
+        allow_pickle=request.allow_pickle, outputs=request.outputs, preprocess=request.preprocess,
+        classes=request.classes, **request.options,
     )  # fmt: skip
     for line in loaded.said:
         say(line)

@@ -5,12 +5,13 @@ Request -> Case -> Baseline -> Goal -> Lane (Search, Trials, Proofs) -> Findings
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from foveate.files import check_folder
+from torch import nn
+
 from foveate.fitting.baseline import Baseline, contenders, find_baseline
 from foveate.fitting.bench import Seat
 from foveate.fitting.budget import Budget, Goal
@@ -25,6 +26,7 @@ from foveate.fitting.searching import Pace, search
 from foveate.fitting.stages import Progress, Say, StageClock, quiet, silent, spoken
 from foveate.fitting.verdict import verdict_of
 from foveate.fitting.writing import write
+from foveate.preprocess import Preprocess
 
 A_BUILD = 6.0  # seconds, before the first is made
 PARTS = 6  # of a model that a profile builds, each about as long as the model
@@ -33,12 +35,14 @@ WORTH_A_SEARCH = 1.25  # a runner-up's latency over the winner's, up to which a 
 
 
 def fit(
-    name: str = BUNDLED,
+    name: str | nn.Module = BUNDLED,
     *,
     weights: str | Path | None = None,
     random_weights: bool = False,
     allow_pickle: bool = False,
     outputs: str | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
     data: str | Path | None = None,
     budget: Budget | None = None,
     out: str | Path = "foveate-out",
@@ -51,9 +55,8 @@ def fit(
     """Fit a vision transformer to this machine and write what to deploy into `out`.
 
     Args:
-        name: a timm model name, the bundled "clothing_vit", or a folder that training wrote.
-        weights: safetensors file; a pickle only with `allow_pickle`.
-        outputs: the kind of output, where it is not what the model looks like (`foveate.facts.Outputs`).
+        name: whatever `foveate.load` takes: a timm model's name, the bundled "clothing_vit", a folder, a model object.
+        weights, random_weights, allow_pickle, outputs, preprocess, classes: as in `foveate.load`.
         data: photographs, labelled or not (see `foveate.evaluate.open_images`); None takes the bundled ones.
         budget: what may be lost, or how fast it must be; by default one point.
         methods: names the search may use; by default all sensible ones.
@@ -73,7 +76,8 @@ def fit(
     """
     request = Request(
         name=name, weights=weights, random_weights=random_weights, allow_pickle=allow_pickle, outputs=outputs,
-        data=data, budget=budget or Budget(), out=Path(out), methods=as_tuple(methods), options=options or {}, **asked,
+        preprocess=preprocess, classes=as_tuple(classes), data=data, budget=budget or Budget(), out=Path(out),
+        methods=as_tuple(methods), options=options or {}, **asked,
     )  # fmt: skip
     return run(request, progress, say)
 
@@ -81,7 +85,7 @@ def fit(
 def run(request: Request, progress: Progress = quiet, say: Say = silent) -> Outcome:
     """`fit`, asked for by one value."""
     began = time.monotonic()
-    check_folder(request.out)
+    request.check_here()
     pairs, untried = contenders(request)
     request.checked_methods()
     first = before_search(len(pairs), sum(precision == "int8" for _, precision in pairs))

@@ -6,9 +6,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+from foveate import plugins
 from foveate.errors import InputError, one_of
+from foveate.evaluate.sources import open_source
 from foveate.facts import OUTPUTS, Outputs
+from foveate.files import check_folder
 from foveate.fitting.budget import Budget
+from foveate.loading.paths import check_weights_file
 from foveate.target import PRECISIONS, Precision, Target
 
 PLANNERS = ("pareto", "pomt")
@@ -22,11 +26,13 @@ BUNDLED = "clothing_vit"
 class Request:
     """Everything `fit` is asked for. Raises InputError where a value is out of range; see `fit` for their meaning."""
 
-    name: str = BUNDLED
+    name: Any = BUNDLED  # of the model, or the model itself
     weights: str | Path | None = None
     random_weights: bool = False
     allow_pickle: bool = False
     outputs: str | None = None  # the kind, where it is not what the model looks like
+    preprocess: Any = None  # what differs from the weights' own: `foveate.preprocess.Preprocess`, or some of its fields
+    classes: tuple[str, ...] | None = None  # names, where the model does not bring its own
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # of the model's constructor
     data: str | Path | None = None
     images: int = 512
@@ -70,6 +76,33 @@ class Request:
         if self.seconds is not None and not self.seconds >= LEAST_SECONDS:
             raise InputError(f"--seconds is {self.seconds:g}; allowed: {LEAST_SECONDS:g} or more")
 
+    def check_here(self, folder: bool = True) -> None:
+        """Names that nobody knows, files that are not there and a folder that cannot be written, before anything heavy
+        is imported. `folder`: all of it will be written anew.
+
+        Raises:
+            InputError: names the first of them.
+        """
+        from foveate.runtimes import RUNTIMES
+
+        if self.runtime not in (*RUNTIMES, "auto"):
+            raise one_of("runtime", self.runtime, [*RUNTIMES, "auto"])
+        if not plugins.files():  # what a file would register is known once it is run
+            for method in self.methods or ():
+                if method not in (known := method_names()):
+                    raise one_of("method", method, known)
+        if self.data is not None:
+            open_source(Path(self.data))
+        if self.weights is not None:
+            check_weights_file(self.weights)
+        if folder:
+            check_folder(self.out)
+
+    @property
+    def shown(self) -> str:
+        """The model, in a word."""
+        return self.name if isinstance(self.name, str) else f"a {type(self.name).__name__}"
+
     @property
     def narrowed(self) -> str:
         """The runtime or precision that the user named; "" where every dense build here is a contender."""
@@ -86,6 +119,13 @@ class Request:
         for method in self.methods or ():
             _ = METHODS[method]
         return self.methods
+
+
+def method_names() -> list[str]:
+    """Of methods, without importing one: a file each, and what installed packages announce."""
+    folder = Path(__file__).parent.parent / "methods"
+    own = [file.stem for file in folder.glob("*.py") if not file.stem.startswith("_")]
+    return sorted([*own, *plugins.names("foveate.methods")])
 
 
 def as_tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:

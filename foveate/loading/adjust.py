@@ -1,25 +1,26 @@
 """A file's tensors for a model that differs where it is plain what to do; each change said in a line."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from foveate.loading.checkpoint import Tensors, listed
 from foveate.loading.weights import mismatches
 
 CLASSIFIERS = ("head", "fc", "head_dist", "process_head")  # as timm and we name them
 
 
-def adjusted(
-    model: nn.Module, state: Mapping[str, Tensor], *, headless: bool = False
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def adjusted(model: nn.Module, state: Mapping[str, Tensor], *, headless: bool = False) -> Tensors:
     """What of `state` the model takes, and lines for the user.
 
-    `headless`: the caller asked for no classifier, and the file's is left out where nothing else is too many. Positions
-    of another grid are resampled where nothing else differs. All else is left as it is, for `filled` to refuse.
+    `headless`: the caller asked for no classifier, and the file's is left out where nothing else is too many. Names of
+    a model's original publication become timm's by timm's own rules. Positions of another grid are resampled where
+    nothing else differs. All else is left as it is, for `filled` to refuse.
     """
-    found, said = dict(state), list[str]()
+    found, said = _as_timm_names(model, state)
     extra = mismatches(model, found).unexpected
     if headless and extra and all(key.partition(".")[0] in CLASSIFIERS for key in extra):
         found = {key: tensor for key, tensor in found.items() if key not in extra}
@@ -30,7 +31,31 @@ def adjusted(
         for key, grid in grids.items():
             found[key], line = grid.resampled(found[key])
             said.append(line)
-    return found, tuple(said)
+    return Tensors(found, tuple(said))
+
+
+def _as_timm_names(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """`state` as timm converts it for this model (DINOv2's, CLIP's, I-JEPA's own names ...), where that helps."""
+    before = mismatches(model, state)
+    convert = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
+    if convert is None or not (before.missing or before.unexpected):
+        return dict(state), []
+    try:
+        found = dict(convert(dict(state), model))
+    except Exception:  # written for the files its authors know; of any other it may think anything
+        return dict(state), []
+    after = mismatches(model, found)
+    if len(after.missing) + len(after.unexpected) >= len(before.missing) + len(before.unexpected):
+        return dict(state), []
+    said, values = list[str](), {id(v) for v in found.values()}
+    gone = [key for key in before.unexpected if key not in found and id(state[key]) in values]
+    if gone:
+        said.append(f"names converted as timm does for a {type(model).__name__}: {listed(gone)}")
+    if left := [key for key in before.unexpected if key not in found and key not in gone]:
+        said.append(f"left out or converted, as timm does for a {type(model).__name__}: {listed(left)}")
+    if changed := [key for key in found if key in state and state[key].shape != found[key].shape]:
+        said.append(f"resampled, as timm does for a {type(model).__name__}: {listed(changed)}")
+    return found, said
 
 
 class _Grid:

@@ -21,4 +21,4 @@ def bundled_state() -> dict[str, Tensor]:
             f"the bundled weights {BUNDLED_FILE} are not part of this installation; name a model or install again"
         )
     with resources.as_file(asset) as path:
-        return read_weights(path)
+        return read_weights(path).state

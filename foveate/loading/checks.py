@@ -1,17 +1,21 @@
 """What a caller says of a model, checked before anything is fetched or filled: its name, options and kind of output."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from foveate.adapters import describe
 from foveate.errors import InputError, one_of
 from foveate.facts import OUTPUTS, Facts, Outputs
 from foveate.loading.bundled import BUNDLED, BUNDLED_KWARGS
 from foveate.loading.create import create
+from foveate.loading.suggest import nearest_names
 from foveate.plans import Kwarg
+
+# The last layers of classifiers and decoders: as many rows as classes.
+HEADS = ("head.weight", "process_head.weight", "decoder.mask_norm.weight", "decoder.final_conv.weight")
 
 
 def checked(name: str, kwargs: Mapping[str, Kwarg], outputs: str | None) -> tuple[dict[str, Kwarg], Outputs]:
@@ -22,30 +26,69 @@ def checked(name: str, kwargs: Mapping[str, Kwarg], outputs: str | None) -> tupl
     import foveate.models  # noqa: F401  puts ours into timm's registry
 
     kwargs = {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else dict(kwargs)
-    own = timm.is_model(name) and timm.model_entrypoint(name).__module__.startswith("foveate.")
     for key, value in kwargs.items():
-        listed = isinstance(value, list | tuple) and all(isinstance(v, int) for v in value)
-        if not isinstance(value, bool | int | float | str) and not (own and listed):
-            more = ", or a list of whole numbers" if own else ""
-            raise InputError(f"model option {key}={value!r}; allowed: true, false, a number or a word{more}")
+        listed = isinstance(value, list | tuple) and all(type(v) is int for v in value)
+        if not isinstance(value, bool | int | float | str) and not listed:
+            raise InputError(
+                f"model option {key}={value!r}; allowed: true, false, a number, a word or whole numbers with commas"
+            )
         if key in inspect.signature(timm.create_model).parameters:  # would name files to read
             raise InputError(f"model option {key} is timm's own; allowed: arguments of the model, such as img_size")
     if type(count := kwargs.get("num_classes", 0)) is not int or count < 0:
         raise InputError(f"model option num_classes={count!r}; allowed: a whole number, 0 for no classifier")
     if name != BUNDLED and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [BUNDLED, *timm.list_models()], n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {BUNDLED} and timm's models"
-        raise InputError(f"unknown model {name!r}; {hint}")
+        raise InputError(f"unknown model {name!r}; {nearest_names(name)}")
     with torch.device("meta"):
         sketch = create(name, kwargs)
         if getattr(sketch, "dynamic_img_size", False) and "dynamic_img_size" not in kwargs:
             # Some of timm's models (DINOv3) take any image size by default; a schedule needs one.
             kwargs["dynamic_img_size"] = False
             sketch = create(name, kwargs)
-    return kwargs, _outputs(describe(sketch), outputs)
+    return kwargs, outputs_of(describe(sketch), outputs)
 
 
-def _outputs(facts: Facts, asked: str | None) -> Outputs:
+def names_of(name: str, kwargs: Mapping[str, Kwarg]) -> tuple[str, ...]:
+    """The names of the model's tensors, as far as its options are known; none for an unknown model."""
+    return tuple(_sketch(name, kwargs))
+
+
+def read_off(state: Mapping[str, Tensor], name: str, kwargs: Mapping[str, Kwarg]) -> tuple[dict[str, Kwarg], list[str]]:
+    """Options that a file of weights tells of its model, where the caller does not: classes, channels, pooling.
+
+    And lines for the user of those that are not what the model has by default.
+    """
+    own, found, said = _sketch(name, kwargs), dict[str, Kwarg](), list[str]()
+    if "num_classes" not in kwargs and (last := next((k for k in HEADS if k in state), None)):
+        found["num_classes"] = state[last].shape[0]
+    patches = "patch_embed.proj.weight"
+    if "in_chans" not in kwargs and patches in own and state.get(patches, own[patches]).ndim == 4:
+        channels = state.get(patches, own[patches]).shape[1]
+        if channels != own[patches].shape[1]:
+            found["in_chans"] = channels
+            said.append(f"built for {channels} channels, as its {patches} is")
+    pooled, plain = "fc_norm.weight", "norm.weight"
+    if "global_pool" not in kwargs and pooled in state and plain not in state and plain in own and pooled not in own:
+        found["global_pool"] = "avg"
+        said.append("built with global_pool=avg: it has fc_norm in the place of norm")
+    return found, said
+
+
+def _sketch(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Tensor]:
+    """The model's tensors without memory."""
+    import timm
+
+    import foveate.models  # noqa: F401  puts ours into timm's registry
+
+    if name != BUNDLED and not timm.is_model(name):
+        return {}
+    with torch.device("meta"):
+        try:
+            return dict(create(name, {**BUNDLED_KWARGS, **kwargs} if name == BUNDLED else kwargs).state_dict())
+        except InputError:  # told when the options are checked
+            return {}
+
+
+def outputs_of(facts: Facts, asked: str | None) -> Outputs:
     """What the model answers with, its user's word being checked against the shape of its outputs."""
     if asked is None:
         return facts.outputs

@@ -1,136 +1,122 @@
 """From a name to a model: the bundled classifier, timm's hub, a file of weights, or random weights for latency work."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.adapters import describe
 from foveate.errors import InputError
-from foveate.facts import Outputs
 from foveate.loading.adjust import adjusted
 from foveate.loading.bundled import BUNDLED as BUNDLED
-from foveate.loading.bundled import BUNDLED_CLASSES, BUNDLED_CROP, bundled_state
+from foveate.loading.bundled import bundled_state
 from foveate.loading.card import Card
-from foveate.loading.checks import checked
+from foveate.loading.checkpoint import unprefixed
+from foveate.loading.checks import checked, names_of, read_off
 from foveate.loading.create import create
+from foveate.loading.described import classes_of, named, preprocess_of
+from foveate.loading.described import model_ref as model_ref
 from foveate.loading.hub import from_hub
+from foveate.loading.loaded import RANDOM_NOTE, Origin
+from foveate.loading.loaded import Loaded as Loaded
+from foveate.loading.names import find
+from foveate.loading.objects import hold
 from foveate.loading.weights import check_finite, filled, read_weights
 from foveate.loading.weights import sha256_of as sha256_of
-from foveate.plans import Kwarg, ModelRef
+from foveate.plans import Kwarg
 from foveate.preprocess import Preprocess
-
-RANDOM_NOTE = (
-    "random weights: latencies are real, but predictions and every figure of accuracy or agreement mean nothing"
-)
-
-# As many rows as classes.
-LAST = ("head.weight", "process_head.weight", "decoder.mask_norm.weight", "decoder.final_conv.weight")
-Origin = Literal["bundled", "hub", "file", "random", "object"]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to be reduced, and what has to travel with it."""
-
-    model: nn.Module  # in eval mode
-    ref: ModelRef
-    preprocess: Preprocess
-    classes: tuple[str, ...] | None
-    outputs: Outputs  # what it answers with, by itself or by its user's word
-    note: str | None = None  # to be shown loudly
-    said: tuple[str, ...] = ()  # what was done to fit the weights to the model, a line each, for the user
 
 
 def load(
-    name: str = BUNDLED,
+    name: str | nn.Module = BUNDLED,
     *,
     weights: Path | str | None = None,
     random_weights: bool = False,
     allow_pickle: bool = False,
     seed: int = 0,
     outputs: str | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
     **kwargs: Kwarg,
 ) -> Loaded:
-    """Build a supported model and fill it with weights.
+    """Build a supported model and fill it with weights, or take one that the caller built.
 
     Args:
-        name: `clothing_vit` (ships with foveate), a timm model, with a tag or not (`deit_tiny_patch16_224.fb_in1k`),
-            or a folder that `foveate train` wrote, which brings weights, preprocessing and class names.
-        weights: a safetensors file that fits exactly; the number of classes is read off its head. With `num_classes=0`
-            its classifier is left out, and positions of another image size are resampled (`Loaded.said` tells).
-            Without it, and without `random_weights`, a timm model's weights come from timm's hub or its cache.
+        name: `clothing_vit` (ships with foveate); a timm model, with a tag or not (`deit_tiny_patch16_224.fb_in1k`);
+            `hf-hub:ORG/NAME`, `timm/NAME` or the address of a timm model on the hub; a folder that `foveate train` or
+            timm's `save_for_hf` wrote (`local-dir:FOLDER` or plain), which brings weights, preprocessing, class names;
+            or a model object, which is copied; the vision transformer in a wrapper is taken where it answers alike.
+        weights: a file that fits but for what can be read off it: classes, channels and pooling. Wrappers' prefixes are
+            taken off, averaged weights preferred, positions of another image size resampled; `Loaded.said` tells. With
+            `num_classes=0` its classifier is left out. Without a file, and without `random_weights`, a timm model's
+            weights come from timm's hub or its cache.
         random_weights: seeded random weights: right for latencies, meaningless for anything else.
-        allow_pickle: also take .pth, .pt and .bin files. Unpickling can run code: only for files you trust.
+        allow_pickle: unpickle .pth, .pt, .bin and .ckpt files that hold more than tensors and plain values. That can
+            run code: only for files you trust.
         seed: of the random weights.
         outputs: classes, embedding or masks, where the model alone cannot tell: a metric-learning head of 128
             "classes" is an embedding.
-        kwargs: further arguments of the timm model, for instance `img_size=384`.
+        preprocess: what differs from the weights' own: `{"mean": (.5, .5, .5), "crop_pct": 1.0}`, or all of it.
+        classes: names by output index, where the model does not bring its own.
+        kwargs: further arguments of the timm model, for instance `img_size=384` or `img_size=(224, 384)`.
 
     Raises:
         InputError: unknown name or option, unsupported class; weights missing, broken, not finite or not fitting;
             `outputs` that the model cannot have.
         NotAvailable: the hub cannot be reached and the weights are not in its cache.
     """
+    if isinstance(name, nn.Module):
+        if weights is not None or random_weights or kwargs:
+            more = ", ".join([*(["weights"] if weights is not None or random_weights else []), *kwargs])
+            raise InputError(f"a model object is as it is; allowed beside it: no {more}")
+        return hold(name, preprocess=preprocess, classes=classes, outputs=outputs)
     if weights is not None and random_weights:
         raise InputError("give either a file of weights or --random-weights, not both")
-    card = Card.read(folder) if (folder := Path(name)).is_dir() else None
-    if card is not None:
-        if weights is not None or random_weights:
-            raise InputError(f"{folder} is a training run and has weights; allowed beside it: no other weights")
-        if card.model is None:
-            raise InputError(f"{folder}: its recipe made the model in Python; only a model with a name can be loaded")
-        name, weights = card.model, Card.files(folder).weights
-        kwargs = {**card.options, "num_classes": card.count, "img_size": card.image_size, **kwargs}
-    state = None if weights is None else read_weights(weights, allow_pickle=allow_pickle)
-    if state is not None and "num_classes" not in kwargs and (last := [k for k in LAST if k in state]):
-        kwargs["num_classes"] = state[last[0]].shape[0]
-    kwargs, kind = checked(name, kwargs, outputs)
-    origin: Origin
+    source = find(name, weightless=random_weights or weights is not None)
+    if source.card is not None and (weights is not None or random_weights):
+        raise InputError(f"{name} is a training run and has weights; allowed beside it: no other weights")
+    arch, options, file = source.name, {**source.options, **kwargs}, source.weights if weights is None else weights
     said: tuple[str, ...] = ()
+    state = None
+    if file is not None and not random_weights:
+        state, told = read_weights(file, allow_pickle=allow_pickle)
+        state, more = unprefixed(state, names_of(arch, options))
+        read, lines = read_off(state, arch, options)
+        options |= read
+        said = tuple(f"{file}: {line}" for line in (*told, *more, *lines))
+    options, kind = checked(arch, options, outputs)
+    origin: Origin
+    shown = arch
     if random_weights:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model, origin = create(name, kwargs), "random"
+            model, origin = create(arch, options), "random"
     elif state is not None:
-        model, said = _filled(name, kwargs, state, str(weights))
-        origin = "file"
-    elif name == BUNDLED:
-        model, said = _filled(name, kwargs, bundled_state(), f"the weights of {BUNDLED}")
-        origin = "bundled"
+        model, more = _filled(arch, options, state, str(file))
+        origin, said = "file" if source.shown is None else "hub", said + more
+        shown = source.shown or arch
+    elif arch == BUNDLED:
+        model, more = _filled(arch, options, bundled_state(), f"the weights of {BUNDLED}")
+        origin, said = "bundled", said + more
     else:
-        model, origin = from_hub(name, kwargs), "hub"
+        model, origin = from_hub(arch, options), "hub"
         tag = getattr(model, "pretrained_cfg", {}).get("tag")
-        name = f"{name.partition('.')[0]}.{tag}" if tag else name  # a default tag may change with timm's version
+        shown = f"{arch.partition('.')[0]}.{tag}" if tag else arch  # a default tag may change with timm's version
     model.eval()
-    check_finite(model.state_dict(), name)
+    check_finite(model.state_dict(), shown)
+    own = source.card.preprocess if source.card is not None else preprocess_of(arch, model, source.config)
+    if classes is None:
+        classes = _names(source.card, model) if source.card is not None else classes_of(arch, model, source.config)
     return Loaded(
         model=model,
-        ref=model_ref(model, name, origin, kwargs),
-        preprocess=_preprocess(name, model) if card is None else card.preprocess,
-        classes=_classes(name, model) if card is None else _names(card, model),
+        ref=model_ref(model, shown, origin, options),
+        preprocess=own.changed(preprocess),
+        classes=named(model, classes),
         outputs=kind,
         note=RANDOM_NOTE if random_weights else None,
         said=said,
-    )
-
-
-def model_ref(
-    model: nn.Module, name: str | None = None, weights: Origin = "object", kwargs: Mapping[str, Kwarg] | None = None
-) -> ModelRef:
-    """What a plan writes down of a model; for one that the caller built, `model_ref(model)`."""
-    facts = describe(model)
-    return ModelRef(
-        name=name or facts.family,
-        weights=weights,
-        sha256=sha256_of(model),
-        kwargs=dict(kwargs or {}),
-        tokens=facts.tokens,
-        depth=facts.depth,
-        prefix=facts.prefix,
     )
 
 
@@ -142,29 +128,6 @@ def _filled(
     return filled(model, state, where), tuple(f"{where}: {line}" for line in said)
 
 
-def _preprocess(name: str, model: nn.Module) -> Preprocess:
-    image = describe(model).image
-    if name == BUNDLED:
-        half = (0.5, 0.5, 0.5)
-        return Preprocess(size=image[1:], crop_pct=BUNDLED_CROP, interpolation="bicubic", mean=half, std=half)
-    from timm.data.config import resolve_model_data_config
-
-    # timm answers with the size of the weights' training; the model may have been built for another.
-    return Preprocess.from_timm({**resolve_model_data_config(model), "input_size": image})
-
-
 def _names(card: Card, model: nn.Module) -> tuple[str, ...] | None:
     """A training run's classes, unless they were only counted, or the model was built with others."""
     return None if isinstance(card.classes, int) or describe(model).classes != card.count else card.classes
-
-
-def _classes(name: str, model: nn.Module) -> tuple[str, ...] | None:
-    count = describe(model).classes
-    if name == BUNDLED and count == len(BUNDLED_CLASSES):
-        return BUNDLED_CLASSES
-    if count != 1000:
-        return None
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo()
-    return tuple(info.index_to_description(i) for i in range(count))

@@ -1,6 +1,9 @@
 """Files of weights: read with care, compared with the model by name and shape, checked for NaN and infinity."""
 
+import argparse
 import hashlib
+import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,39 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from foveate.errors import InputError
+from foveate.loading.checkpoint import Tensors, tensors_of
+from foveate.loading.paths import check_weights_file
 
-PICKLES = (".pth", ".pt", ".bin", ".tar")
+HARMLESS = (argparse.Namespace,)  # what training scripts put beside the tensors: it holds values and runs nothing
 UNUSED = "num_batches_tracked"  # a count that batch norm keeps and nothing reads; exporters leave it out
 
 
-def read_weights(path: Path | str, *, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """The tensors of a file, by name.
+def read_weights(path: Path | str, *, allow_pickle: bool = False) -> Tensors:
+    """The tensors of a file, by name, and what was done to have them.
+
+    A pickle is read by torch's restricted unpickler, which takes tensors and plain values and runs no code of the
+    file's; with `allow_pickle` what it refuses is unpickled as it stands.
 
     Raises:
-        InputError: no such file, not a whole one, not a state dict, or a pickle without `allow_pickle`.
+        InputError: no such file, not a whole one, no state dict, or a pickle that needs `allow_pickle`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"weights {path}: {'is a folder' if path.is_dir() else 'no such file'}; allowed: a .safetensors file"
-        )
+    path = check_weights_file(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return Tensors(load_file(path))
         except (SafetensorError, OSError) as e:
             raise InputError(f"weights {path} are not a whole safetensors file: {first_line(e)}") from None
-    if path.suffix not in PICKLES:
-        raise InputError(
-            f"weights {path}: unknown type {path.suffix!r}; allowed: .safetensors, or with --allow-pickle .pth .pt .bin"
-        )
-    if not allow_pickle:
-        raise InputError(
-            f"weights {path} are a pickle, which can run code; allow it with --allow-pickle if you trust its origin"
-        )
-    return _state_of(_unpickled(path), path)
+    content = _unpickled(path, allow_pickle)
+    try:
+        return tensors_of(content)
+    except InputError as e:
+        raise InputError(f"weights {path} {e}") from None
 
 
 class Mismatches(NamedTuple):
@@ -77,10 +77,24 @@ def filled(model: nn.Module, state: Mapping[str, Tensor], where: str) -> nn.Modu
             for kind, keys in kinds.items()
             if keys
         )
-        raise InputError(f"{where} do not fit the model: {found}")
+        raise InputError(f"{where} do not fit the model: {found}{hint(wrong)}")
     check_finite(state, where)
     model.load_state_dict({k: v for k, v in own.items() if k.endswith(UNUSED)} | dict(state))
     return model
+
+
+def hint(wrong: Mismatches) -> str:
+    """What to do, where what is missing or too many says it."""
+    only = lambda keys, *parts: bool(keys) and all(key.partition(".")[0] in parts for key in keys)
+    if only(wrong.missing, "head", "fc", "head_dist") and not wrong.unexpected and not wrong.shapes:
+        return "; the file has no classifier: num_classes=0 makes the model embed"
+    if "fc_norm.weight" in wrong.unexpected and "norm.weight" in wrong.missing:
+        return "; the file was trained with another pooling: global_pool=avg"
+    if "norm.weight" in wrong.unexpected and "fc_norm.weight" in wrong.missing:
+        return "; the file was trained with another pooling: global_pool=token"
+    if only(wrong.shapes, "head", "fc", "head_dist") and not wrong.missing and not wrong.unexpected:
+        return "; leave num_classes out, and it is read off the file"
+    return ""
 
 
 def check_finite(state: Mapping[str, Tensor], where: str) -> None:
@@ -101,29 +115,27 @@ def sha256_of(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _unpickled(path: Path) -> object:
+def _unpickled(path: Path, trusted: bool) -> object:
+    refused = f"weights {path} cannot be unpickled"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that an unusual pickle is unusual: what it holds is checked below
+        warnings.simplefilter("ignore")  # that an unusual pickle is unusual: what it holds is checked
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # holds more than tensors (a training script's arguments, say), or is broken
-            pass
+            with torch.serialization.safe_globals(list(HARMLESS)):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as e:
+            if not trusted:
+                asked = re.search(r"(?:GLOBAL|global|type) ([\w.]+\.[\w.]+)", str(e))
+                raise InputError(
+                    f"{refused} without running code{f' ({asked[1]})' if asked else ''}; allow that with "
+                    "--allow-pickle if you trust its origin"
+                ) from None
+        except Exception as e:  # a broken file can raise anything
+            if not trusted:
+                raise InputError(f"{refused}: {first_line(e)}") from None
         try:
             return torch.load(path, map_location="cpu", weights_only=False)
         except Exception as e:  # a pickle can raise anything
-            raise InputError(f"weights {path} cannot be unpickled: {first_line(e)}") from None
-
-
-def _state_of(content: object, path: Path) -> dict[str, Tensor]:
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
-        return {str(k): v for k, v in content.items()}
-    raise InputError(
-        f"weights {path} hold a {type(content).__name__}; allowed: tensors by name, plain or "
-        "under 'model' or 'state_dict'"
-    )
+            raise InputError(f"{refused}: {first_line(e)}") from None
 
 
 def first_line(e: BaseException) -> str:

@@ -137,12 +137,10 @@ def test_a_count_that_nothing_reads_may_be_missing(tmp_path):
 
 # Pickles.
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
-def test_pickles_need_a_flag(tmp_path, state, wrap):
+def test_pickles_of_tensors_need_no_leave(tmp_path, state, wrap):
     path = tmp_path / "small.pth"
     torch.save(wrap(state), path)
-    with pytest.raises(InputError, match=r"small\.pth are a pickle, which can run code; allow it with --allow-pickle"):
-        load(NAME, weights=path, **SMALL)
-    loaded = load(NAME, weights=path, allow_pickle=True, **SMALL)
+    loaded = load(NAME, weights=path, **SMALL)
     assert all(torch.equal(v, state[k]) for k, v in loaded.model.state_dict().items())
 
 

@@ -116,7 +116,7 @@ def test_bundled_weights_load_or_say_what_is_missing(monkeypatch, tmp_path):
     [
         ("vit_tiny_patch16_225", {}, r"unknown model 'vit_tiny_patch16_225'; did you mean vit_tiny_patch16_224"),
         ("clothingvit", {}, "did you mean clothing_vit"),
-        ("qqqqqqqqqqqq", {}, "known: clothing_vit and timm's models"),
+        ("qqqqqqqqqqqq", {}, "foveate list models"),
         (f"{NAME}.nope", {}, r"Invalid pretrained tag \(nope\)"),
         ("resnet18", {}, r"no adapter for timm\.models\.resnet\.ResNet"),
         ("swin_tiny_patch4_window7_224", {}, "no adapter for .*SwinTransformer"),
@@ -132,7 +132,7 @@ def test_bundled_weights_load_or_say_what_is_missing(monkeypatch, tmp_path):
         (NAME, {"checkpoint_path": "secret.pth"}, "checkpoint_path is timm's own; allowed: arguments of the model"),
         ("segmenter_vit_tiny_patch16_512", {"num_classes": 0}, "num_classes is 0 in a Segmenter; allowed: 1 or more"),
         ("iret_residual_tiny_patch16_224", {"num_classes": 0}, "num_classes is 0 in an IRET-style model"),
-        (NAME, {"img_size": (32, 32)}, r"model option img_size=\(32, 32\); allowed"),
+        (NAME, {"img_size": (32, 0.5)}, r"model option img_size=\(32, 0\.5\); allowed"),
     ],
 )
 def test_names_and_options_are_checked_before_anything_is_fetched(name, options, message):

@@ -90,7 +90,7 @@ def test_options_may_be_lists_and_come_back(colours, tmp_path):
     made = recipe(colours, model="iret_residual_tiny_patch16_224", options=options, task=Incremental(), epochs=1)
     done = train(made, tmp_path / "run")
     assert load(str(done.out)).model.transitions == (0, 1)
-    with pytest.raises(InputError, match=r"transitions=\['x'\]; allowed: .* list of whole numbers"):
+    with pytest.raises(InputError, match=r"transitions=\['x'\]; allowed: .* whole numbers with commas"):
         load(str(done.out), transitions=["x"])
 
 
