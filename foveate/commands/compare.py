@@ -1,16 +1,19 @@
 """Every method at the same latency, and the planner's own choice: one table, one plot."""
 
-import logging
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from foveate.adapters import TURN
+from foveate.commands.comparison import Comparison, open_comparison
 from foveate.commands.matching import LatencyMatcher, three_blocks
 from foveate.errors import InputError
 from foveate.fitting.baseline import contenders, find_baseline
@@ -18,23 +21,25 @@ from foveate.fitting.bench import Seat, Timing, by_turns, origin
 from foveate.fitting.case import Case, Look, prepare
 from foveate.fitting.request import BUNDLED, Request, as_tuple
 from foveate.fitting.searching import PLANNED_ON
-from foveate.fitting.stages import Progress, Say, quiet, silent
+from foveate.fitting.stages import Progress, Say, quiet, silent, spoken
 from foveate.methods import METHODS
 from foveate.planning import plan_candidates
 from foveate.profiling import Profile, profile
-from foveate.result import Result, Tag, write_results
+from foveate.result import Result, Tag
 
-log = logging.getLogger(__name__)
+LEVELS = (0.7, 0.85, 0.55)
+LEAST_SECONDS = 30.0
 
 
 def compare(
-    name: str = BUNDLED,
+    name: str | nn.Module = BUNDLED,
     *,
-    levels: Sequence[float] = (0.85, 0.7, 0.55),
+    levels: Sequence[float] = LEVELS,
     methods: Sequence[str] | None = None,
     out: str | Path = "foveate-compare",
     pairs: int = 100,
-    seconds: float = 60.0,
+    seconds: float = 300.0,
+    fresh: bool = False,
     progress: Progress = quiet,
     say: Say = silent,
     **asked: Any,
@@ -45,54 +50,142 @@ def compare(
     measured, not predicted: counts are corrected by what a build takes until it lands at most a point above the level
     and two below, in four builds at most, after which the slowest below the level is taken; of the planner's candidates
     the one closest to the dense model counts of those that land. Quality is what the built file answers on photographs
-    that the planner did not see. Returns the rows and writes results.jsonl and compare.html into `out`.
+    that the planner did not see.
+
+    Every row is written into `out` as it comes (compare.json, results.jsonl, compare.html), and the same call goes on
+    where an earlier one was ended, by its clock or otherwise.
 
     Args:
-        seconds: of every search of the planner.
+        levels: shares of the dense latency, the one that matters most first.
+        seconds: all of it, about: what does not fit is left for the next call, and told.
+        fresh: begin anew, whatever `out` holds.
         asked: as in `foveate.fitting.request.Request`: weights, data, device, runtime, precision, batch, threads ...
+
+    Returns:
+        The rows, by level and method.
     """
     if bad := [v for v in levels if not 0.1 <= v < 1]:
         raise InputError(f"--level is {bad[0]:g}; allowed: 0.1 to below 1 (a share of the dense latency)")
-    request = Request(name=name, methods=as_tuple(methods), out=Path(out), **asked)
+    if not seconds >= LEAST_SECONDS:
+        raise InputError(f"--seconds is {seconds:g}; allowed: {LEAST_SECONDS:g} or more")
+    began, folder = time.monotonic(), Path(out)
+    request = Request(name=name, methods=as_tuple(methods), out=folder, **asked)
     request.checked_methods()  # an unknown name is told before anything is measured
     tried, untried = contenders(request)
     case = prepare(request, progress, say, share=0.4)
     able = able_methods(case, request)
-    rows: list[dict[str, Any]] = []
-    results: list[Result] = []
+    state = open_comparison(folder, case, request, {"pairs": pairs}, fresh)
+    wanted = [(level, method) for level in levels for method in ("pareto", *able)]
+    left = [each for each in wanted if each not in state.done]
+    say(f"{len(wanted)} rows: {len(levels)} levels, {len(able)} methods and the planner" + told_done(wanted, left))
+    if not left:
+        return in_order(state, wanted)
+    if state.against is not None:  # every row is against the same dense build
+        tried = [state.against]
     with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
         baseline = find_baseline(
             case, request, tried, untried, Path(tmp), stack, lambda share, text: progress("dense", share, text)
         )
-        dense, bench = baseline.seat, baseline.seat.bench
+        dense = baseline.seat
+        state = state.model_copy(update={"against": (baseline.target.runtime, baseline.target.precision)})
         found = profile(
-            case.model, baseline.target,
+            case.model, baseline.target, seconds=min(30.0, 0.1 * seconds),
             progress=lambda done, total, text: progress("profile", min(1.0, done / max(total, 1)), text),
         )  # fmt: skip
-        source, matcher = origin(bench, request.seed), LatencyMatcher(dense, found)
-        total = len(levels) * (len(able) + 1)
-        for level in levels:
-            for method in [*able, "pareto"]:
-                progress("measure", len(rows) / total, f"{method} at {level:g} of the dense latency")
-                if method == "pareto":
-                    label = planned(case, request, found, matcher, level, seconds, progress)
-                else:
-                    label = matcher.near(level, partial(three_blocks, case.facts, method, found.table))
-                if label is None:
-                    log.warning("%s cannot reach %g of the dense latency", method, level)
-                    continue
-                timing = by_turns(dense, Seat(bench, label), pairs)
-                look = case.unseen.look(bench.outputs(label, case.unseen.x))
-                row, measured = described(case, Seat(bench, label), dense, timing, look, found, level, method)
-                rows.append(row)
-                results += [r.model_copy(update={"origin": source}) for r in measured]
-                bench.drop(label)
-    out = Path(out)
-    write_results(out / "results.jsonl", results)
-    from foveate.report.compare import write_comparison
+        table = Rows(case, request, dense, found, pairs, plan_seconds=min(60.0, 0.08 * seconds), progress=progress)
+        clock = RowClock(seconds, began, dense.build.seconds + 2.0, min(60.0, 0.08 * seconds))
+        for number, (level, method) in enumerate(left):
+            if not clock.room(method):
+                break
+            share = (len(wanted) - len(left) + number) / len(wanted)
+            ahead = spoken(clock.ahead(m for _, m in left[number:]))
+            progress("measure", share, f"{method} at {level:g} of the dense latency · {ahead} left")
+            with clock.taking(method):
+                measured = table.row(level, method)
+            if measured is None:
+                say(f"{method} cannot reach {level:g} of the dense latency")
+                measured = {"level": level, "method": method, "speedup": None}, []
+            state = state.with_row(*measured)
+            rest = len(left) - number - 1
+            state.write(folder, None if not rest else f"{len(wanted) - rest} of {len(wanted)} rows so far")
+    if rest := [each for each in left if each not in state.done]:
+        more = clock.ahead(method for _, method in rest)
+        say(
+            f"left for time: {len(rest)} of {len(wanted)} rows ({', '.join(f'{m} at {v:g}' for v, m in rest[:3])}"
+            f"{' ...' if len(rest) > 3 else ''}); the same command goes on with them: about {spoken(more)} more"
+        )
+    return in_order(state, wanted)
 
-    write_comparison(results, out / "compare.html")
-    return rows
+
+def told_done(wanted: Sequence[object], left: Sequence[object]) -> str:
+    done = len(wanted) - len(left)
+    return f"; {done} are there from before" if done else ""
+
+
+def in_order(state: Comparison, wanted: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    """The rows that were measured and asked for; those that no build reached are none."""
+    rows = {(row["level"], row["method"]): row for row in state.rows if row["speedup"] is not None}
+    return [rows[each] for each in sorted(wanted, key=lambda each: -each[0]) if each in rows]
+
+
+class RowClock:
+    """How long rows take, by what they are, and whether another fits."""
+
+    def __init__(self, seconds: float, began: float, a_build: float, plan: float) -> None:
+        self.end = began + seconds
+        self.expected = {False: 3.0 * a_build, True: plan + 5.0 * a_build}  # by whether the planner makes the row
+        self.took: dict[bool, list[float]] = {False: [], True: []}
+
+    def each(self, method: str) -> float:
+        planner = method == "pareto"
+        return float(np.mean(self.took[planner])) if self.took[planner] else self.expected[planner]
+
+    def ahead(self, methods: Iterable[str]) -> float:
+        return sum(self.each(method) for method in methods)
+
+    def room(self, method: str) -> bool:
+        """One row is measured in any case."""
+        return not any(self.took.values()) or time.monotonic() + self.each(method) <= self.end
+
+    @contextmanager
+    def taking(self, method: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.took[method == "pareto"].append(time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What every row is measured with."""
+
+    case: Case
+    request: Request
+    dense: Seat
+    found: Profile
+    pairs: int
+    plan_seconds: float
+    progress: Progress
+    matcher: LatencyMatcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matcher", LatencyMatcher(self.dense, self.found))
+
+    def row(self, level: float, method: str) -> tuple[dict[str, Any], list[Result]] | None:
+        """None where no build is as fast."""
+        bench = self.dense.bench
+        if method == "pareto":
+            label = planned(self.case, self.request, self.found, self.matcher, level, self.plan_seconds, self.progress)
+        else:
+            label = self.matcher.near(level, partial(three_blocks, self.case.facts, method, self.found.table))
+        if label is None:
+            return None
+        seat = Seat(bench, label)
+        timing = by_turns(self.dense, seat, self.pairs)
+        look = self.case.unseen.look(bench.outputs(label, self.case.unseen.x))
+        row, measured = described(self.case, seat, self.dense, timing, look, self.found, level, method)
+        bench.drop(label)
+        source = origin(bench, self.request.seed)
+        return row, [r.model_copy(update={"origin": source}) for r in measured]
 
 
 def able_methods(case: Case, request: Request) -> list[str]:

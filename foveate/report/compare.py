@@ -25,10 +25,13 @@ def columns(kind: Kind) -> dict[str, str]:
     }
 
 
-def write_comparison(results: Iterable[Result], path: str | Path, *, title: str = "Methods compared") -> Path:
+def write_comparison(
+    results: Iterable[Result], path: str | Path, *, title: str = "Methods compared", note: str | None = None
+) -> Path:
     """Write one HTML page; returns its path.
 
     Args:
+        note: stands under the title, of a comparison that is under way.
         results: named latency, speedup, macs, drop, agreement, or as the kind of output calls its score and distance
             (accuracy, kl ...), with tags `method` and `level`; `outputs` names the kind, classes by default.
 
@@ -49,6 +52,7 @@ def write_comparison(results: Iterable[Result], path: str | Path, *, title: str 
     page = render(
         "compare.html.j2",
         title=title,
+        note=note,
         version=__version__,
         kind=kind,
         figure=figure,
