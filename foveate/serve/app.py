@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pydantic_core
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from foveate.errors import InputError, TooLarge
@@ -17,7 +17,8 @@ from foveate.serve.batcher import ModelFailed
 from foveate.serve.bodies import RAW, Refused, media_type
 from foveate.serve.gate import Gate, ServerState
 from foveate.serve.metrics import TYPE, Metrics
-from foveate.serve.photos import add_photo_route
+from foveate.serve.pages import docs_page, start_page
+from foveate.serve.photos import PATHS, add_photo_route
 from foveate.serve.served import Served
 from foveate.serve.service import Service
 from foveate.serve.settings import Settings
@@ -99,7 +100,7 @@ def create_app(
             )  # fmt: skip
             images = await service.decoded(ask.photos) if ask.images is None else ask.images
             answer = await service.answer(request, images)
-        said = (ask, answer.outputs, spec, answer.points, answer.latency_ms)
+        said = (ask, answer.outputs, spec, answer.points, answer.latency_ms, answer.queue_ms)
         inline = answer.outputs.nbytes <= INLINE
         content, length = protocol.write(*said) if inline else await service.in_pool(protocol.write, *said)
         if length is None:
@@ -116,6 +117,14 @@ def create_app(
         return await infer(request, name, header_length)
 
     add_photo_route(app, service, replies)
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> Response:
+        return HTMLResponse(start_page(spec, PATHS[spec.kind]))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page(app.openapi(), spec.name))
 
     @app.get("/metrics", **replies.text(TYPE))
     async def metrics_text() -> Response:

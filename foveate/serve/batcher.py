@@ -32,11 +32,13 @@ class ModelFailed(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """outputs [n ...]; points: of every image; latency_ms: of the calls they were in."""
+    """outputs [n ...]; points: of every image; latency_ms: of the calls they were in; queue_ms: the longest that one of
+    them waited for its call."""
 
     outputs: np.ndarray
     points: tuple[int, ...]
     latency_ms: float
+    queue_ms: float
 
     @property
     def point(self) -> int:
@@ -53,6 +55,7 @@ class Job:
     left: int
     future: "Future[Answer]" = field(default_factory=Future)
     seconds: float = 0.0
+    waited: float = 0.0  # seconds, the longest of its images
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +74,14 @@ class Batcher:
         choose: the operating point for a demand.
         latencies: ms of a call at every operating point as measured, for `slowdown`; none: it stays 1.
         queue: images that may wait; past it `submit` raises Full.
-        seen: told of every call: (operating point, images, seconds).
+        seen: told of every call: (operating point, seconds that each of its images waited, seconds of the call).
     """
 
     def __init__(
         self, call: Callable[[np.ndarray, int], np.ndarray], choose: Callable[[Demand], int], *, batch: int = 1,
         queue: int = 256, batch_ms: float = 0.0, latencies: Sequence[float] = (),
-        seen: Callable[[int, int, float], None] = lambda *_: None, clock: Callable[[], float] = time.monotonic,
+        seen: Callable[[int, Sequence[float], float], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._call, self._choose, self._seen, self._clock = call, choose, seen, clock
         self._batch, self._queue, self._batch_s, self._latencies = batch, queue, batch_ms / 1e3, tuple(latencies)
@@ -160,6 +164,8 @@ class Batcher:
             try:
                 point = self._choose(Demand(waited, self.slowdown))
                 began = self._clock()
+                for t in tickets:
+                    t.job.waited = max(t.job.waited, began - t.queued)
                 outputs = self._call(np.stack([t.image for t in tickets]), point)
                 seconds = self._clock() - began
                 if len(outputs) != len(tickets):
@@ -170,7 +176,7 @@ class Batcher:
             self.point = point
             if self._latencies:
                 self.slowdown += SMOOTHING * (1e3 * seconds / self._latencies[point] - self.slowdown)
-            self._seen(point, len(tickets), seconds)
+            self._seen(point, [began - t.queued for t in tickets], seconds)
             self._give(tickets, outputs, point, seconds)
 
     def _give(self, tickets: list[_Ticket], outputs: np.ndarray, point: int, seconds: float) -> None:
@@ -182,7 +188,7 @@ class Batcher:
             if job.left == 0 and job.future.set_running_or_notify_cancel():
                 rows, points = zip(*(job.rows[i] for i in sorted(job.rows)), strict=True)
                 if np.isfinite(whole := np.stack(rows)).all():
-                    job.future.set_result(Answer(whole, points, 1e3 * job.seconds))
+                    job.future.set_result(Answer(whole, points, 1e3 * job.seconds, 1e3 * job.waited))
                 else:
                     job.future.set_exception(ModelFailed("the model failed: its output is not finite"))
 

@@ -1,5 +1,8 @@
 """What Prometheus reads at /metrics, in a registry of its own."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from foveate.serve.batcher import Batcher
@@ -9,26 +12,35 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 
 TYPE = CONTENT_TYPE_LATEST
 
 
+class Named:
+    """A metric whose first label is the model, which those who count need not name."""
+
+    def __init__(self, metric: Any, model: str) -> None:
+        self._metric, self._model = metric, model
+
+    def labels(self, *values: object) -> Any:
+        return self._metric.labels(self._model, *values)
+
+
 class Metrics:
     """Counters of one process; with several workers each has its own."""
 
     def __init__(self, served: Served) -> None:
-        self._served = served
+        self._served, self.model = served, served.name
         self.registry = r = CollectorRegistry()
-        self.requests = Counter("foveate_requests", "requests by status", ["route", "status"], registry=r)
-        self.request_seconds = Histogram(
-            "foveate_request_seconds", "whole time of a request", ["route"], buckets=SECONDS, registry=r
+        count = lambda name, text, *labels: Named(Counter(name, text, ["model", *labels], registry=r), self.model)
+        times = lambda name, text, *labels: Named(
+            Histogram(name, text, ["model", *labels], buckets=SECONDS, registry=r), self.model
         )
-        self.call_seconds = Histogram(
-            "foveate_call_seconds", "time of a model call", ["point"], buckets=SECONDS, registry=r
-        )
-        self.images = Counter("foveate_images", "images answered", ["point"], registry=r)
-        self.tokens = Counter("foveate_tokens", "tokens after every block, summed over blocks and images", registry=r)
-        self.energy = Counter(
-            "foveate_energy_millijoules", "as the frontier has it, for the images answered", ["origin"], registry=r
-        )
-        self.refused = Counter("foveate_refused", "requests refused for lack of room", ["reason"], registry=r)
-        self.disconnected = Counter("foveate_disconnected", "requests whose client left first", registry=r)
+        self.requests = count("foveate_requests", "requests by status", "route", "status")
+        self.request_seconds = times("foveate_request_seconds", "whole time of a request", "route")
+        self.call_seconds = times("foveate_call_seconds", "time of a model call", "point")
+        self.wait_seconds = times("foveate_wait_seconds", "time an image waited for its call").labels()
+        self.images = count("foveate_images", "images answered", "point")
+        self.tokens = count("foveate_tokens", "tokens after every block, summed over blocks and images").labels()
+        self.energy = count("foveate_energy_millijoules", "as the frontier has it, for the images answered", "origin")
+        self.refused = count("foveate_refused", "requests refused for lack of room", "reason")
+        self.disconnected = count("foveate_disconnected", "requests whose client left first").labels()
 
     def watch(self, batcher: Batcher) -> None:
         """Gauges that are read when they are asked for."""
@@ -37,10 +49,13 @@ class Metrics:
             ("foveate_operating_point", "of the last call; 0 is the whole model", lambda: batcher.point),
             ("foveate_slowdown", "calls lately over their measured latency", lambda: batcher.slowdown),
         ):
-            Gauge(name, text, registry=self.registry).set_function(read)
+            Gauge(name, text, ["model"], registry=self.registry).labels(self.model).set_function(read)
 
-    def called(self, point: int, images: int, seconds: float) -> None:
-        """After every model call, from its thread."""
+    def called(self, point: int, waited: Sequence[float], seconds: float) -> None:
+        """After every model call, from its thread; `waited`: seconds, of each of its images."""
+        images = len(waited)
+        for each in waited:
+            self.wait_seconds.observe(each)
         self.call_seconds.labels(point).observe(seconds)
         self.images.labels(point).inc(images)
         self.tokens.inc(images * self._served.tokens(point))

@@ -74,6 +74,7 @@ class _Photo(BaseModel):
     id: str
     operating_point: int
     model_ms: float
+    queue_ms: float
 
 
 class Classified(_Photo):
@@ -190,7 +191,7 @@ def metadata(served: Served, settings: Settings) -> dict[str, Any]:
         "versions": [protocol.VERSION],
         "platform": f"foveate_{plan.target.runtime}",
         "inputs": [
-            {"name": "image", "datatype": "FP32", "shape": [-1, 3, *spec.size]},
+            {"name": "image", "datatype": "FP32", "shape": [-1, spec.channels, *spec.size]},
             {"name": "photo", "datatype": "BYTES", "shape": [-1]},
         ],
         "outputs": [{"name": spec.output, "datatype": "FP32", "shape": [-1, *spec.shape]}],

@@ -68,6 +68,7 @@ def _segment(app: FastAPI, service: Service, replies: Replies) -> None:
             shares = pixel_shares(mask, spec.shape[0], spec.labels)
             return _said(request, answer, {"shares": [{"class": name, "share": share} for name, share in shares]})
         headers = {"operating-point": str(answer.point), "model-ms": f"{answer.latency_ms:.3f}"}
+        headers["queue-ms"] = f"{answer.queue_ms:.3f}"
         return Response(await service.in_pool(_png, mask, spec.shape[0]), media_type="image/png", headers=headers)
 
 
@@ -80,6 +81,7 @@ async def _answer(service: Service, request: Request) -> Answer:
 
 def _said(request: Request, answer: Answer, found: dict[str, Any]) -> Response:
     about = {"operating_point": answer.point, "model_ms": round(answer.latency_ms, 3)}
+    about["queue_ms"] = round(answer.queue_ms, 3)
     said = {"id": request.scope["context"].id, **found, **about}
     return Response(pydantic_core.to_json(said), media_type="application/json")
 

@@ -1,9 +1,10 @@
 """The Open Inference Protocol, version 2, with its binary tensor extension: bodies <-> numpy. No HTTP in here.
 
 Written from the protocol's text (KServe's "Open Inference Protocol", Triton's binary data and classification
-extensions). Inputs, one a request: `image` FP32 [n 3 h w], preprocessed; or `photo` BYTES [n], encoded image files (in
-JSON, where bytes cannot stand, as base64). Output, named by its kind: `logits` FP32 [n classes], or with the parameter
-`classification` k BYTES [n k], "value:index:label"; `embedding` FP32 [n channels]; `masks` FP32 [n classes h w].
+extensions). Inputs, one a request: `image` FP32 [n channels h w], preprocessed; or `photo` BYTES [n], encoded image
+files (in JSON, where bytes cannot stand, as base64). Output, named by its kind: `logits` FP32 [n classes], or with the
+parameter `classification` k BYTES [n k], "value:index:label"; `embedding` FP32 [n channels]; `masks` FP32
+[n classes h w].
 """
 
 import base64
@@ -77,6 +78,7 @@ class ResponseParameters(BaseModel):
     operating_point: int  # the fastest that one of the images was answered at
     operating_points: str | None = None  # of every image, where they differ
     latency_ms: float  # of the model calls that they were in
+    queue_ms: float  # the longest that one of the images waited for its call
 
 
 class InferResponse(BaseModel):
@@ -98,6 +100,7 @@ class Spec:
     shape: tuple[int, ...]
     labels: tuple[str, ...] | None
     queue: int
+    channels: int = 3
 
     @property
     def output(self) -> str:
@@ -158,7 +161,7 @@ def read(body: bytes | bytearray, header_length: int | None, spec: Spec) -> Ask:
 
 
 def write(
-    ask: Ask, outputs: np.ndarray, spec: Spec, points: tuple[int, ...], latency_ms: float
+    ask: Ask, outputs: np.ndarray, spec: Spec, points: tuple[int, ...], latency_ms: float, queue_ms: float = 0.0
 ) -> tuple[bytes, int | None]:
     """The answer [n ...] as a body (`points`: of every image), and its JSON's length where binary data follow."""
     output: dict[str, Any] = {"name": spec.output, "datatype": "FP32", "shape": list(outputs.shape)}
@@ -173,6 +176,7 @@ def write(
         raw = np.ascontiguousarray(outputs, dtype="<f4").tobytes() if ask.binary else b""
     output |= {"parameters": {"binary_data_size": len(raw)}} if ask.binary else {"data": values}
     parameters: dict[str, Any] = {"operating_point": max(points), "latency_ms": round(latency_ms, 3)}
+    parameters["queue_ms"] = round(queue_ms, 3)
     if len(set(points)) > 1:
         parameters["operating_points"] = " ".join(map(str, points))
     answer: dict[str, Any] = {"model_name": spec.name, "model_version": VERSION}
@@ -214,12 +218,13 @@ def _brief(value: Any) -> str:
 
 
 def _image(given: RequestInput, raw: memoryview | None, spec: Spec) -> np.ndarray:
-    allowed = f"allowed: FP32 [n, 3, {spec.size[0]}, {spec.size[1]}], n from 1 to {spec.images}"
+    wanted = [spec.channels, *spec.size]
+    allowed = f"allowed: FP32 [n, {', '.join(map(str, wanted))}], n from 1 to {spec.images}"
     if given.datatype != "FP32":
         raise InputError(f"input image is {given.datatype}; {allowed}")
-    if given.shape[1:] != [3, *spec.size] or not 1 <= given.shape[0] <= spec.images:
+    if given.shape[1:] != wanted or not 1 <= given.shape[0] <= spec.images:
         raise InputError(f"input image has shape {_brief(str(given.shape))}; {allowed}")
-    count = given.shape[0] * 3 * spec.size[0] * spec.size[1]
+    count = given.shape[0] * math.prod(wanted)
     if raw is not None:
         if len(raw) != 4 * count:
             raise InputError(f"input image has {len(raw)} bytes; its shape needs {4 * count}")

@@ -50,11 +50,11 @@ class Served:
             self._warm(settings.queue)
 
     def _warm(self, queue: int) -> None:
-        size = self.artefact.preprocess.size
+        size, channels = self.artefact.preprocess.size, self.artefact.preprocess.channels
         kind, labels, gallery = self.artefact.outputs, self.artefact.classes, self.artefact.gallery
         shapes = set()
         for point in self.points:
-            found = self.call(np.zeros((self.batch, 3, *size), dtype=np.float32), point)
+            found = self.call(np.zeros((self.batch, channels, *size), dtype=np.float32), point)
             shapes.add(found.shape[1:])
         try:
             if len(shapes) > 1:
@@ -65,7 +65,7 @@ class Served:
                 gallery.nearest(np.zeros(shape, np.float32), 1)
         except InputError as e:
             raise InputError(f"{self.artefact.folder}: {e}") from None
-        self.spec = Spec(self.name, size, kind, shape, labels, queue)
+        self.spec = Spec(self.name, size, kind, shape, labels, queue, channels)
 
     def call(self, images: np.ndarray, point: int) -> np.ndarray:
         """[n 3 h w] float32, n up to the batch -> outputs [n ...]."""

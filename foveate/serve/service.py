@@ -41,12 +41,13 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
 
     async def decoded(self, photos: tuple[bytes, ...]) -> list[np.ndarray]:
-        """Encoded files -> preprocessed [3 h w] each."""
+        """Encoded files -> preprocessed [channels h w] each."""
         if not self.batcher.room(len(photos)):  # before the work, not after it
             raise self.full(len(photos))
 
         def work(data: bytes, name: str) -> np.ndarray:
-            image = decode_image(data, name, max_pixels=self.settings.max_pixels)
+            channels = self.served.artefact.preprocess.channels
+            image = decode_image(data, name, max_pixels=self.settings.max_pixels, channels=channels)
             return self.served.artefact.preprocess(image)
 
         return [await self.in_pool(work, data, f"{i}") for i, data in enumerate(photos)]
@@ -76,7 +77,8 @@ class Service:
                 self.batcher.drop(job)
                 done.cancel()
         context.facts |= {
-            "images": len(images), "operating_point": answer.point, "model_ms": round(answer.latency_ms, 3)
+            "images": len(images), "operating_point": answer.point, "model_ms": round(answer.latency_ms, 3),
+            "queue_ms": round(answer.queue_ms, 3),
         }  # fmt: skip
         return answer
 

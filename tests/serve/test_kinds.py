@@ -148,7 +148,7 @@ def test_one_logit_alone_is_a_yes_or_no(tmp_path, names, found):
 def test_without_a_gallery_there_are_no_nearest(tmp_path):
     folder = make_folder(tmp_path / "plain", outputs="embedding")
     answer, too_many = posted(folder, ("/embed", {"content": photo()}), ("/embed?k=1", {"content": photo()}))
-    assert set(answer.json()) == {"id", "embedding", "operating_point", "model_ms"}
+    assert set(answer.json()) == {"id", "embedding", "operating_point", "model_ms", "queue_ms"}
     refused(too_many, 400, "query.k")
 
 

@@ -85,8 +85,8 @@ def test_past_the_queue_is_a_clear_refusal_and_who_was_accepted_is_answered(run)
         assert answer.headers["retry-after"] == "1"
     for answer in accepted:
         np.testing.assert_allclose(answer.json()["outputs"][0]["data"], expected(x, 0)[0], atol=1e-4)
-    assert 'foveate_refused_total{reason="queue"} 2.0' in metrics
-    assert "foveate_queue_images 6.0" in metrics
+    assert 'foveate_refused_total{model="tiny",reason="queue"} 2.0' in metrics
+    assert 'foveate_queue_images{model="tiny"} 6.0' in metrics
 
 
 def test_more_images_than_could_ever_wait_are_refused_for_good(ask):
@@ -172,8 +172,8 @@ def test_who_has_gone_leaves_the_queue_and_is_counted(run):
 
     depth, metrics = run(work, model=Held)
     assert depth == 0
-    assert "foveate_disconnected_total 1.0" in metrics
-    assert 'foveate_images_total{point="0"} 1.0' in metrics
+    assert 'foveate_disconnected_total{model="tiny"} 1.0' in metrics
+    assert 'foveate_images_total{model="tiny",point="0"} 1.0' in metrics
 
 
 class Failing(Served):

@@ -63,7 +63,7 @@ def test_answers_say_their_logits(values, binary):
     content, length = write(Ask("x", None, (), binary, None), logits, SPEC, (1, 0), 2.5)
     answer = json.loads(content[:length])
     assert (answer["model_name"], answer["model_version"], answer["id"]) == ("tiny", "1", "x")
-    assert answer["parameters"] == {"operating_point": 1, "operating_points": "1 0", "latency_ms": 2.5}
+    assert answer["parameters"] == {"operating_point": 1, "operating_points": "1 0", "latency_ms": 2.5, "queue_ms": 0.0}
     output = answer["outputs"][0]
     if binary:
         assert output["parameters"] == {"binary_data_size": 40}

@@ -161,12 +161,13 @@ def test_metrics_count_what_was_done(run):
                 if not line.startswith("#")}  # fmt: skip
 
     found = run(work, point=1)
-    assert found['foveate_requests_total{route="/classify",status="200"}'] == 1
-    assert found['foveate_requests_total{route="/classify",status="400"}'] == 1
-    assert found['foveate_requests_total{route="other",status="404"}'] == 5, "paths make no labels"
-    assert found['foveate_request_seconds_count{route="/v2/models/{name}/infer"}'] == 1
-    assert found['foveate_images_total{point="1"}'] == 4
-    assert found["foveate_tokens_total"] == 4 * 3 * 10
-    assert found['foveate_energy_millijoules_total{origin="modelled"}'] == 4 * 6
-    assert found["foveate_operating_point"] == 1
-    assert found["foveate_queue_images"] == 0
+    assert found['foveate_requests_total{model="tiny",route="/classify",status="200"}'] == 1
+    assert found['foveate_requests_total{model="tiny",route="/classify",status="400"}'] == 1
+    assert found['foveate_requests_total{model="tiny",route="other",status="404"}'] == 5, "paths make no labels"
+    assert found['foveate_request_seconds_count{model="tiny",route="/v2/models/{name}/infer"}'] == 1
+    assert found['foveate_images_total{model="tiny",point="1"}'] == 4
+    assert found['foveate_tokens_total{model="tiny"}'] == 4 * 3 * 10
+    assert found['foveate_energy_millijoules_total{model="tiny",origin="modelled"}'] == 4 * 6
+    assert found['foveate_operating_point{model="tiny"}'] == 1
+    assert found['foveate_queue_images{model="tiny"}'] == 0
+    assert found['foveate_wait_seconds_count{model="tiny"}'] == 4
