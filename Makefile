@@ -1,10 +1,11 @@
 # Two commands on a fresh machine: `make fit` (set-up, then the main job) and `make test` (set-up, then the tests).
-PYTHON ?= python3.11
+# The newest Python found, unless one is named: make PYTHON=/path/to/python3.12
+PYTHON ?= $(firstword $(foreach v,3.14 3.13 3.12 3.11,$(shell python$(v) -c 'import ensurepip; print("python$(v)")' 2>/dev/null)) python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: fit test test-all check bench gpu clean
+.PHONY: fit test test-all check docs bench gpu clean
 
 fit: $(READY)  ## fit the bundled model on the bundled photographs to this machine
 	@$(BIN)/foveate fit $(ARGS); code=$$?; if [ $$code -eq 3 ]; then echo "exit 3: nothing faster within the budget; the best dense build was written"; else exit $$code; fi
@@ -15,11 +16,15 @@ test: $(READY)  ## the default tests: under six minutes on two cores
 test-all: $(READY)  ## slow and data-dependent tests too; FOVEATE_DATA names the folder with the data
 	$(BIN)/python -m pytest -m "not gpu" 
 
-check: $(READY)  ## format, lint, types, import contracts
+check: $(READY)  ## format, lint, types, import contracts, the documentation site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: $(READY)  ## the documentation site, at http://127.0.0.1:8001
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8001
 
 bench: $(READY)  ## everything in benchmarks/, hours on a quiet machine; results are committed
 	$(BIN)/python -m benchmarks.run

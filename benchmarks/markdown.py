@@ -1,5 +1,6 @@
 """Tables in Markdown, and a line on the machine they are of."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,3 +31,9 @@ def machine(sheet: dict[str, Any]) -> str:
 
 def cpu_of(row: dict[str, Any], sheet: dict[str, Any]) -> str:
     return str(row.get("cpu") or sheet.get("machine", {}).get("cpu", ""))
+
+
+def outward(low: float, high: float, digits: int = 3) -> tuple[float, float]:
+    """An interval rounded away from what it holds."""
+    unit = 10**digits
+    return math.floor(low * unit) / unit, math.ceil(high * unit) / unit

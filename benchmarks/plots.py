@@ -10,6 +10,7 @@ matplotlib.use("svg")
 from matplotlib.figure import Figure
 
 from benchmarks.common import RESULTS
+from benchmarks.markdown import outward
 from foveate.files import replacing
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -65,9 +66,42 @@ def load(sheet: dict[str, Any]) -> Figure:
     return figure
 
 
+def fitted(sheet: dict[str, Any]) -> Figure:
+    """The ladder of one fit, and the staircase it stepped down."""
+    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    bars, curve = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    torch_ms = next((d["ms"] for d in sheet["dense"] if d["build"] == "eager fp32"), None)
+    dense, plan = sheet["latency_ms"]["dense"]["p50"], sheet["latency_ms"]["plan"]["p50"]
+    winner = next(row for row in sheet["ladder"] if row["role"] == "any")
+    rows = [
+        ("PyTorch, fp32", torch_ms, "#b9b5ab"),
+        (f"the best dense build:\n{winner['runtime']} {winner['precision']}", dense, "#3a5a8c"),
+        ("what foveate hands back", plan, "#0b6b60"),
+    ]
+    rows = [row for row in rows if row[1] is not None]
+    drawn = bars.barh([r[0] for r in rows], [r[1] for r in rows], color=[r[2] for r in rows], height=0.6)
+    bars.bar_label(drawn, [f"{r[1]:.1f} ms" for r in rows], padding=4)
+    s = sheet["speedup"]
+    bars.set(
+        xlim=(0, 1.18 * max(r[1] for r in rows)), xlabel="one photograph, ms (median)",
+    )  # fmt: skip
+    low, high = outward(s["low"], s["high"])
+    bars.set_title(f"{s['value']:.3f} times faster, 99 % interval {low:.3f} to {high:.3f}", fontsize=9)
+    bars.invert_yaxis()
+    bars.grid(axis="y", visible=False)
+    x, y = sheet["curve"]["tokens"], sheet["curve"]["ms"]
+    curve.plot(x, y, color="#3a5a8c", marker="o", ms=3, lw=1.2)
+    counts = sorted({step["tokens"] for step in sheet["steps"]} & set(range(x[0], x[-1] + 1)))
+    for n in counts:
+        curve.axvline(n, color="#0b6b60", lw=0.9, ls="--", zorder=0)
+    curve.set(xlabel="tokens", ylabel="one block, ms")
+    curve.set_title("a staircase; dashed: where the plan lands", fontsize=9)
+    return figure
+
+
 def main() -> None:
     with matplotlib.rc_context(STYLE):
-        for name, make in (("iret_frontier", frontier), ("serving", load)):
+        for name, make in (("fitted", fitted), ("iret_frontier", frontier), ("serving", load)):
             if not (path := RESULTS / f"{name}.json").exists():
                 continue
             with replacing(DOCS / f"{name}.svg") as made:

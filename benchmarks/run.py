@@ -13,7 +13,8 @@ SCRIPTS = [
     ["benchmarks.segmentation_speed"],
     ["benchmarks.iret_latency"],
 ]
-WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.gate"], ["benchmarks.vit_tiny"], ["benchmarks.vittm_accuracy"],
+WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.gate"], ["benchmarks.vit_tiny"], ["benchmarks.fitted"],
+             ["benchmarks.vittm_accuracy"],
              ["benchmarks.vittm_equal"], ["benchmarks.camvid"],
              ["benchmarks.iret_frontier"], ["benchmarks.iret_adaptive"],
              # One thread for the model, so that the others are left to HTTP.
