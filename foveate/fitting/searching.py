@@ -33,7 +33,7 @@ class Pace:
 
     profile: float = 30.0
     plan: float = 40.0
-    build: float = 90.0  # plans, each looked at on all photographs of the search
+    build: float = 60.0  # plans, each looked at on all photographs of the search
     verify: float = 40.0
     points: float = 60.0
 
