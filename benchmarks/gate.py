@@ -73,7 +73,7 @@ def answers(path: Path) -> dict[str, Answers]:
         read = {
             p: Answers(
                 np.maximum(found[f"{p}|kl"], 0.0), (~found[f"{p}|agree"]).astype(float),
-                found["right"].astype(float) - found[f"{p}|right"],
+                found["right"].astype(float) - found[f"{p}|right"], nats=True,
             )
             for p in plans
         }  # fmt: skip
@@ -81,7 +81,7 @@ def answers(path: Path) -> dict[str, Answers]:
 
 
 def taken(a: Answers, at: np.ndarray, labelled: bool) -> Answers:
-    return Answers(a.distance[at], a.changed[at], a.lost[at] if labelled and a.lost is not None else None)
+    return Answers(a.distance[at], a.changed[at], a.lost[at] if labelled and a.lost is not None else None, a.nats)
 
 
 def _cost(a: Answers) -> np.ndarray:

@@ -212,3 +212,32 @@ def test_without_labels_the_odds_go_by_the_root_of_the_distance():
     [made] = [dataclasses.replace(tried(2.0, distance=0.04), lost=None)]
     near, far = (odds(0.5, d, tried=[made], labelled=False) for d in (0.01, 0.16))
     assert near > far
+
+
+# What a nat costs is known about beforehand.
+def moved(nats, lost=0.0, n=60, known=True):
+    answers = (np.arange(n) < round(lost * n)).astype(float)
+    return Answers(np.full(n, nats), answers, answers, nats=known)
+
+
+def test_on_few_photographs_a_plan_that_hardly_moves_the_outputs_is_kept():
+    """Others lost four of sixty photographs: by their counts alone, forty cannot tell this one from them."""
+    of = lambda known: judge_budget(
+        1.0, moved(0.001, n=40, known=known), search=moved(0.001, known=known),
+        pool=[moved(0.003, lost=3 / 60, known=known), moved(0.002, lost=1 / 60, known=known)],
+    )  # fmt: skip
+    assert of(True).outcome == "observed" and of(False).outcome == "broken"
+
+
+def test_many_photographs_outweigh_what_is_known_beforehand():
+    dear = [moved(0.01, lost=0.05, n=20_000)] * 3  # five points a hundredth of a nat: five times what is usual
+    cheap = [moved(0.01, lost=0.0, n=20_000)] * 3
+    of = lambda pool: judge_budget(1.0, moved(0.01, n=40), search=pool[0], pool=pool).estimate
+    assert of(dear) > 1 > 0.2 > of(cheap) >= 0
+
+
+def test_what_is_known_is_of_classifiers_with_labels_alone():
+    unlabelled = dataclasses.replace(moved(0.01), lost=None)
+    assert judge_budget(5.0, unlabelled) == judge_budget(5.0, dataclasses.replace(unlabelled, nats=False))
+    one = 1 / 60
+    assert judge_budget(5.0, moved(0.01, one)) != judge_budget(5.0, moved(0.01, one, known=False))

@@ -111,4 +111,4 @@ def answers_of(judge: Judge, outputs: np.ndarray) -> Answers:
     """Photograph by photograph, as the gate takes it."""
     right, given = judge.right(outputs), judge.right(judge.reference)
     lost = None if right is None or given is None else given - right
-    return Answers(judge.distance(outputs), judge.changed(outputs), lost)
+    return Answers(judge.distance(outputs), judge.changed(outputs), lost, nats=judge.kind == "classes")
