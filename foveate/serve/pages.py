@@ -19,6 +19,7 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 tr { border-bottom: 1px solid var(--line); } .route { border-top: 1px solid var(--line); padding-top: 0.6rem; }
 label { display: block; border: 1px dashed var(--line); border-radius: 8px; padding: 1.2rem; cursor: pointer; }
 img { max-width: 100%; max-height: 14rem; display: block; margin: 0.8rem 0; }
+img[hidden] { display: none; }
 """
 
 SCRIPT = """
