@@ -63,8 +63,14 @@ class Target(BaseModel):
 
 
 def lifted(data: Any) -> Any:
-    """Fields of schema 1, in which the target's stood among a file's own, as schema 2; others as they are."""
-    if not isinstance(data, dict) or data.get("schema_version") != 1:
+    """Fields of schema 1, in which the target's stood among a file's own, as schema 2; others as they are.
+
+    So is what a caller names plainly: `Plan(model=..., steps=..., runtime="onnxruntime", precision="fp32")`.
+    """
+    if not isinstance(data, dict):
+        return data
+    plain = "target" not in data and any(name in Target.model_fields for name in data)
+    if data.get("schema_version") != 1 and not (plain and "schema_version" not in data):
         return data
     flat = {k: v for k, v in data.items() if k in Target.model_fields}
     rest = {k: v for k, v in data.items() if k not in Target.model_fields}

@@ -1,8 +1,10 @@
 """Where a model runs: one value that checks itself, and what older files said of it."""
 
 import pytest
+from pydantic import ValidationError
 
 from foveate.errors import InputError
+from foveate.plans import ModelRef, Plan
 from foveate.target import Target, lifted
 
 
@@ -11,6 +13,16 @@ def test_fields_of_the_first_schema_become_a_target():
     assert lifted(old) == {"schema_version": 2, "planner": "pareto", "target": {"runtime": "openvino", "batch": 4}}
     new = {"schema_version": 2, "target": {}}
     assert lifted(new) is new and lifted("no file") == "no file"
+
+
+def test_a_plan_takes_its_targets_fields_plainly():
+    ref = ModelRef(name="tiny", weights="random", tokens=5, depth=2, prefix=1)
+    named = Plan(model=ref, steps=(), target=Target(runtime="onnxruntime", batch=2))
+    assert Plan(model=ref, steps=(), runtime="onnxruntime", batch=2) == named
+    with pytest.raises(ValidationError):
+        Plan(model=ref, steps=(), target=Target(), runtime="onnxruntime")
+    with pytest.raises(ValidationError):
+        Plan(model=ref, steps=(), runtime="onnxruntime", precision="fp3")
 
 
 @pytest.mark.parametrize(
