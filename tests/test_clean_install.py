@@ -82,10 +82,11 @@ def test_it_runs_and_serves(clean, fitted, photos):
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         request = urllib.request.Request(f"{url}/classify", photos[0].read_bytes(), {"Content-Type": "image/jpeg"})
-        assert json.load(urllib.request.urlopen(request, timeout=30))["top"][0]["class"] in foveate.open(fitted).classes
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert json.load(answer)["top"][0]["class"] in foveate.open(fitted).classes
     finally:
         server.terminate()
-        server.wait(30)
+        server.communicate(timeout=30)
 
 
 @pytest.mark.slow
