@@ -93,8 +93,9 @@ def compare(
             case.model, baseline.target, seconds=min(30.0, 0.1 * seconds),
             progress=lambda done, total, text: progress("profile", min(1.0, done / max(total, 1)), text),
         )  # fmt: skip
-        table = Rows(case, request, dense, found, pairs, plan_seconds=min(60.0, 0.08 * seconds), progress=progress)
-        clock = RowClock(seconds, began, dense.build.seconds + 2.0, min(60.0, 0.08 * seconds))
+        plan_seconds = min(60.0, 0.08 * seconds)
+        table = Rows(case, request, dense, found, pairs, plan_seconds, progress)
+        clock = RowClock(seconds, began, dense.build.seconds + 2.0, plan_seconds)
         for number, (level, method) in enumerate(left):
             if not clock.room(method):
                 break

@@ -63,11 +63,8 @@ def build_trials(
     total = request.points or MOST_BUILT
 
     def build(candidate: Candidate) -> None:
-        label = f"candidate {found.target.precision} {len(trials) + 1}"
         progress("measure", min(1.0, len(trials) / total), ", ".join(map(str, candidate.steps)))
-        precision = found.target.precision
-        trials.append(run_trial(candidate, label, dense.bench, precision, base, case, goal, request.planner))
-        trials[:] = judged_together(trials, goal)
+        trials[:] = with_another(candidate, trials, found, case, request, goal, dense, base)
 
     def time_left() -> bool:
         return room_for_more(len(trials), time.monotonic() - began, pace.build)
@@ -88,6 +85,17 @@ def build_trials(
     return tuple(trials)
 
 
+def with_another(
+    candidate: Candidate, trials: Sequence[Trial], found: Search, case: Case, request: Request, goal: Goal, dense: Seat,
+    base: Seat,
+) -> list[Trial]:  # fmt: skip
+    """The trials and the candidate's, each judged by what all of them lost."""
+    precision = found.target.precision
+    label = f"candidate {precision} {len(trials) + 1}"
+    made = run_trial(candidate, label, dense.bench, precision, base, case, goal, request.planner)
+    return judged_together([*trials, made], goal)
+
+
 def careful_builder(
     found: Search, case: Case, request: Request, goal: Goal, dense: Seat, base: Seat
 ) -> Callable[[Sequence[Trial]], Trial | None]:
@@ -99,10 +107,7 @@ def careful_builder(
         chosen = more_careful(found.candidates, trials, goal, found.profile.dense_ms, len(case.unseen))
         if chosen is None:
             return None
-        label = f"candidate {found.target.precision} {len(trials) + 1}"
-        precision = found.target.precision
-        made = run_trial(chosen, label, dense.bench, precision, base, case, goal, request.planner)
-        return judged_together([*trials, made], goal)[-1]
+        return with_another(chosen, trials, found, case, request, goal, dense, base)[-1]
 
     return build
 
