@@ -6,10 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
-from support.families import randomised
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
 from foveate.cli import app
@@ -21,19 +19,6 @@ from foveate.loading.load import load
 from foveate.preprocess import Preprocess
 from foveate.train import Augment, Recipe, Segment, train
 from foveate.train.parts import augmented_masks
-
-SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 5}
-NAMES = (
-    "segmenter_vit_tiny_patch16_512", "segmenter_vittm_tiny_patch28_504", "segmenter_vittm_tiny_patch32_mem16_512",
-    "dense_vit_tiny_patch16_224",
-)  # fmt: skip
-IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-def small(name, **options):
-    more = {"memory_patch_size": 8} if "mem" in name else {}
-    return randomised(timm.create_model(name, **{**SMALL, **more, **options})).eval()
-
 
 # Windows.
 

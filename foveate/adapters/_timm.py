@@ -67,7 +67,7 @@ def outputs_of(model: Any) -> Outputs:
     tags that were not fine-tuned (no `ft` in them), embeds. A tower fine-tuned for labels has another number of them;
     where it happens to have the same, its user has to say so (`load(..., outputs="classes")`).
     """
-    count = classes_of(model)
+    count = class_count(model)
     if not count:
         return "embedding"
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -79,7 +79,7 @@ def outputs_of(model: Any) -> Outputs:
     return "embedding" if count in projections else "classes"
 
 
-def classes_of(model: Any) -> int:
+def class_count(model: Any) -> int:
     """How many values the model answers with; 0 without a classifier.
 
     Its head says so, not `num_classes`: fine-tuning scripts put another layer there and leave that number as it was.
@@ -122,7 +122,7 @@ def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
         grid=tuple(patch.grid_size),
         image=(patch.proj.in_channels, *patch.img_size),
         patch=tuple(patch.patch_size),
-        classes=classes_of(model),
+        classes=class_count(model),
         outputs=outputs_of(model),
         has_class_token=getattr(model, "cls_token", None) is not None,
         **more,

@@ -8,9 +8,10 @@ Two witnesses say what a plan loses:
    perturbation, answers change in proportion to it: with the root of the distance. Losses grow with the distance
    itself: near a tie as many answers are gained as lost, until the perturbation carries some of them past it.
 
-Each is weighted by its precision. Measured with a ViT-Tiny and plans of four methods that lose 0.7 points and more: 31
-to 74 points lost a nat on 1,000 photographs, 35 to 340 on 400 small ones, enlarged; so plans are taken to differ by as
-much again as they lose. What the rule lets pass and what it refuses there: docs/budget.md.
+Each is weighted by its precision; so is, for a classifier, what a nat is known to cost beforehand. Measured with a
+ViT-Tiny and plans of four methods that lose 0.7 points and more: 31 to 74 points lost a nat on 1,000 photographs, 35 to
+340 on 400 small ones, enlarged; so plans are taken to differ by as much again as they lose. What the rule lets pass and
+what it refuses there: docs/budget.md.
 """
 
 import math

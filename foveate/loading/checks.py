@@ -47,17 +47,14 @@ def checked(name: str, kwargs: Mapping[str, Kwarg], outputs: str | None) -> tupl
     return kwargs, outputs_of(describe(sketch), outputs)
 
 
-def names_of(name: str, kwargs: Mapping[str, Kwarg]) -> tuple[str, ...]:
-    """The names of the model's tensors, as far as its options are known; none for an unknown model."""
-    return tuple(_sketch(name, kwargs))
-
-
-def read_off(state: Mapping[str, Tensor], name: str, kwargs: Mapping[str, Kwarg]) -> tuple[dict[str, Kwarg], list[str]]:
+def read_off(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], kwargs: Mapping[str, Kwarg]
+) -> tuple[dict[str, Kwarg], list[str]]:
     """Options that a file of weights tells of its model, where the caller does not: classes, channels, pooling.
 
-    And lines for the user of those that are not what the model has by default.
+    And lines for the user of those that are not what the model has by default. `own`: the model's tensors at `kwargs`.
     """
-    own, found, said = _sketch(name, kwargs), dict[str, Kwarg](), list[str]()
+    found, said = dict[str, Kwarg](), list[str]()
     if "num_classes" not in kwargs and (last := next((k for k in HEADS if k in state), None)):
         found["num_classes"] = state[last].shape[0]
     patches = "patch_embed.proj.weight"
@@ -73,8 +70,8 @@ def read_off(state: Mapping[str, Tensor], name: str, kwargs: Mapping[str, Kwarg]
     return found, said
 
 
-def _sketch(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Tensor]:
-    """The model's tensors without memory."""
+def sketched(name: str, kwargs: Mapping[str, Kwarg]) -> dict[str, Tensor]:
+    """The model's tensors without memory, as far as its options are known; none for an unknown model."""
     import timm
 
     import foveate.models  # noqa: F401  puts ours into timm's registry

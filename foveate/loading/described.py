@@ -48,9 +48,9 @@ def classes_of(name: str, model: nn.Module, config: Mapping[str, Any] | None = N
     count = describe(model).classes
     if name == BUNDLED and count == len(BUNDLED_CLASSES):
         return BUNDLED_CLASSES
-    named = (config or {}).get("label_names")
-    if isinstance(named, list | tuple) and len(named) == count and all(isinstance(n, str) for n in named):
-        return tuple(named)
+    labels = (config or {}).get("label_names")
+    if isinstance(labels, list | tuple) and len(labels) == count and all(isinstance(n, str) for n in labels):
+        return tuple(labels)
     if count != 1000:
         return None
     from timm.data.imagenet_info import ImageNetInfo

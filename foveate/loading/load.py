@@ -14,7 +14,7 @@ from foveate.loading.bundled import BUNDLED as BUNDLED
 from foveate.loading.bundled import bundled_state
 from foveate.loading.card import Card
 from foveate.loading.checkpoint import unprefixed
-from foveate.loading.checks import checked, names_of, read_off
+from foveate.loading.checks import checked, read_off, sketched
 from foveate.loading.create import create
 from foveate.loading.described import classes_of, named, preprocess_of
 from foveate.loading.described import model_ref as model_ref
@@ -82,8 +82,9 @@ def load(
     state = None
     if file is not None and not random_weights:
         state, told = read_weights(file, allow_pickle=allow_pickle)
-        state, more = unprefixed(state, names_of(arch, options))
-        read, lines = read_off(state, arch, options)
+        own = sketched(arch, options)
+        state, more = unprefixed(state, own)
+        read, lines = read_off(state, own, options)
         options |= read
         said = tuple(f"{file}: {line}" for line in (*told, *more, *lines))
     options, kind = checked(arch, options, outputs)
@@ -106,13 +107,13 @@ def load(
         shown = f"{arch.partition('.')[0]}.{tag}" if tag else arch  # a default tag may change with timm's version
     model.eval()
     check_finite(model.state_dict(), shown)
-    own = source.card.preprocess if source.card is not None else preprocess_of(arch, model, source.config)
+    pixels = source.card.preprocess if source.card is not None else preprocess_of(arch, model, source.config)
     if classes is None:
         classes = _names(source.card, model) if source.card is not None else classes_of(arch, model, source.config)
     return Loaded(
         model=model,
         ref=model_ref(model, shown, origin, options),
-        preprocess=own.changed(preprocess),
+        preprocess=pixels.changed(preprocess),
         classes=named(model, classes),
         outputs=kind,
         note=RANDOM_NOTE if random_weights else None,
