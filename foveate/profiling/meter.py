@@ -32,16 +32,22 @@ class RuntimeMeter:
     """Builds the parts for a target and times them in a process of its own. A context manager.
 
     Inputs of inner parts lie on the device, as they do within the model; an image comes from the host.
+
+    Of an int8 model, reductions are timed in the precision that they stay in there, between blocks in that precision
+    as well: what they cost was the same to a few hundredths of a millisecond (OpenVINO and ONNX Runtime, ViT-Tiny and
+    ViT-S), and quantising so many parts took longer than all of the timing.
     """
 
     def __init__(self, model: nn.Module, target: Target) -> None:
         self.model, self.target, self.batch = model, target, target.batch
         self.reduced = adapt(model).eval().for_inference()
         self.facts = self.reduced.facts
-        self.build = RUNTIMES[target.runtime].build
+        self.runtime = RUNTIMES[target.runtime]
+        in_int8 = target.precision == "int8"
+        self.reducing = self.runtime.beside_int8(target.device) if in_int8 else target.precision
         self.worker = Worker(target.runtime, target.threads or default_threads(), target.device)
         self.rng = np.random.default_rng(0)
-        self.files: dict[str, Path] = {}
+        self.parts: dict[str, Part] = {}
         self.loaded: set[str] = set()
         self.reference: str | None = None
         self.added = 0
@@ -65,8 +71,8 @@ class RuntimeMeter:
 
     def ends(self) -> list[Point]:
         x = self._random(self.batch, *self.facts.image)
-        path = self._built("ends", lambda: Ends(self.reduced), x.shape)
-        timed = self._time({"ends": (path, x)}, from_host=True)
+        part = self._built("ends", lambda: Ends(self.reduced), x.shape)
+        timed = self._time({"ends": (part, x)}, from_host=True)
         n = self.facts.tokens
         return [_median("ends", n, n, timed.ratios[0], timed)]
 
@@ -75,10 +81,11 @@ class RuntimeMeter:
         f = self.facts
         start, counts = trial(n, f.tokens, f.prefix, f.depth)
         x = self._random(self.batch, start, f.width)
-        models: dict[str, tuple[Path, np.ndarray]] = {}
+        models: dict[str, tuple[Part, np.ndarray]] = {}
         for method in (None, *methods):
             name = f"{method or 'none'} {n}"
-            models[name] = (self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape), x)
+            made = self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape, self.reducing)
+            models[name] = (made, x)
         timed = self._time(models, repeat=3)
         free, *ratios = timed.ratios
         return [
@@ -87,20 +94,20 @@ class RuntimeMeter:
         ]
 
     def _stacks(self, part: str, counts: Sequence[int]) -> list[Point]:
-        path, full = self._stack(part), self.facts.tokens if part == "blocks" else None
+        stack, full = self._stack(part), self.facts.tokens if part == "blocks" else None
         others = [n for n in counts if n != full]
-        timed = self._time({f"{part} {n}": (path, self._input(n)) for n in others})
+        timed = self._time({f"{part} {n}": (stack, self._input(n)) for n in others})
         row = dict(zip(others, timed.ratios, strict=True)) | {full: np.ones_like(timed.reference_ms)}  # itself
         return [_median(part, n, n, row[n], timed) for n in counts]
 
-    def _stack(self, part: str) -> Path:
-        if part not in self.files:
+    def _stack(self, part: str) -> "Part":
+        if part not in self.parts:
             stack = Stack(self.reduced, attention_only=part == "attention")
             self.added = stack.added
             self._built(part, lambda: stack, (self.batch, None, self.facts.width))
-        return self.files[part]
+        return self.parts[part]
 
-    def _time(self, models: dict[str, tuple[Path, np.ndarray]], repeat: int = 1, from_host: bool = False) -> "Timed":
+    def _time(self, models: "dict[str, tuple[Part, np.ndarray]]", repeat: int = 1, from_host: bool = False) -> "Timed":
         """Time models beside the reference.
 
         Five rounds, and up to thirty while a median is not yet known to about a percent and time allows, or where they
@@ -109,7 +116,7 @@ class RuntimeMeter:
         """
         if self.reference is None:
             self.reference = self._load("reference", self._stack("blocks"), self._input(self.facts.tokens))
-        keys = [self.reference, *(self._load(name, path, x) for name, (path, x) in models.items())]
+        keys = [self.reference, *(self._load(name, part, x) for name, (part, x) in models.items())]
         inputs = [self._input(self.facts.tokens), *(x for _, x in models.values())]
         again = [*keys, *(keys[1:] * (repeat - 1))], [*inputs, *(inputs[1:] * (repeat - 1))]
         resident = [True] + [not from_host] * (len(again[0]) - 1)
@@ -131,26 +138,30 @@ class RuntimeMeter:
             self.loaded.discard(key)
         return Timed(ratios, ms[0], others_worked(quiet, allowance(self.target)))
 
-    def _load(self, name: str, path: Path, x: np.ndarray) -> str:
-        """Load a file for the shape of x; its key."""
-        stack = next((p for p in ("blocks", "attention") if path == self.files.get(p)), None)
+    def _load(self, name: str, part: "Part", x: np.ndarray) -> str:
+        """Load a part for the shape of x; its key."""
+        stack = next((key for key in ("blocks", "attention") if part == self.parts.get(key)), None)
         key, shape = (stack, None) if stack and self.target.runtime in SHAPELESS else (name, x.shape)
         if key not in self.loaded:
-            self.worker.load(key, path, precision=self.target.precision, shape=shape)
+            self.worker.load(key, part.file, precision=part.precision, shape=shape)
             self.loaded.add(key)
         return key
 
-    def _built(self, name: str, module: Callable[[], nn.Module], shape: tuple[int | None, ...]) -> Path:
-        if name not in self.files:
-            calibration = None
-            if self.target.precision == "int8":  # for timing alone: any values do
+    def _built(
+        self, name: str, module: Callable[[], nn.Module], shape: tuple[int | None, ...], precision: str | None = None
+    ) -> "Part":
+        """`precision`: by default the target's."""
+        if name not in self.parts:
+            precision, calibration = precision or self.target.precision, None
+            if precision == "int8":  # for timing alone: any values do
                 calibration = self._random(2 * self.batch, *(n or self.facts.tokens for n in shape[1:]))
-            folder = self._folder / str(len(self.files))
-            self.files[name] = self.build(
-                module().eval(), folder, shape=shape, precision=self.target.precision, device=self.target.device,
+            folder = self._folder / str(len(self.parts))
+            file = self.runtime.build(
+                module().eval(), folder, shape=shape, precision=precision, device=self.target.device,
                 calibration=calibration,
             )  # fmt: skip
-        return self.files[name]
+            self.parts[name] = Part(file, precision)
+        return self.parts[name]
 
     def _input(self, n: int) -> np.ndarray:
         """What a stack takes to run on n tokens."""
@@ -158,6 +169,13 @@ class RuntimeMeter:
 
     def _random(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape, dtype=np.float32)
+
+
+class Part(NamedTuple):
+    """A part that is built."""
+
+    file: Path
+    precision: str
 
 
 class Timed(NamedTuple):

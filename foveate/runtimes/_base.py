@@ -107,6 +107,11 @@ class Runtime(ABC):
         """Called once, first, in a process that will hold models of this runtime alone."""
 
     @classmethod
+    def beside_int8(cls, device: str) -> str:
+        """The precision of all that an int8 build does not compute in int8."""
+        return "fp32"
+
+    @classmethod
     def device_facts(cls, device: str) -> dict[str, Any]:
         """What a process that runs models on `device` can say of it: its name, the memory taken there."""
         return {}

@@ -39,6 +39,10 @@ class OpenVino(Runtime):
         return None
 
     @classmethod
+    def beside_int8(cls, device: str) -> str:
+        return "bf16" if "BF16" in _capabilities() else "fp32"
+
+    @classmethod
     def _build(
         cls, model: "nn.Module", target: Path, *, shape: Shape, precision: str, device: str,
         calibration: np.ndarray | None,
@@ -66,14 +70,14 @@ class OpenVino(Runtime):
         takes = tuple(None if d.is_dynamic else d.get_length() for d in model.inputs[0].partial_shape)
         if shape is not None and None in takes and fits(shape, takes):
             model.reshape(ov.PartialShape(list(shape)))
-        half = precision == "bf16" or (precision == "int8" and "BF16" in _capabilities())
+        inside = cls.beside_int8(device) if precision == "int8" else precision
         compiled = core.compile_model(
             model,
             "CPU",
             {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": threads,
-                "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if inside == "bf16" else "f32",
             },
         )
         request = compiled.create_infer_request()

@@ -10,6 +10,7 @@ from foveate.adapters import adapt
 from foveate.errors import InputError
 from foveate.plans import Step
 from foveate.profiling.measure import key_of, lowest
+from foveate.target import Target
 
 
 def eva():
@@ -161,3 +162,18 @@ def test_a_profile_in_every_runtime(monkeypatch, tmp_path, host, runtime, precis
         pytest.skip(reason)
     monkeypatch.setenv("FOVEATE_CACHE", str(tmp_path))
     check_end_to_end(host(), 65, runtime=runtime, precision=precision, batch=2)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_reductions_in_an_int8_model_are_timed_in_what_they_stay_in(runtime):
+    from foveate.profiling.meter import RuntimeMeter
+    from foveate.runtimes import RUNTIMES
+
+    if (reason := RUNTIMES[runtime].why_not("int8")) is not None:
+        pytest.skip(reason)
+    with RuntimeMeter(vit(), Target(runtime=runtime, precision="int8", threads=1)) as meter:
+        (point,) = meter.reduce(["topk"], 40)
+        inside = {name: part.precision for name, part in meter.parts.items()}
+    stays = RUNTIMES[runtime].beside_int8("cpu")
+    assert inside == {"none 40": stays, "topk 40": stays, "blocks": "int8"} and stays != "int8"
+    assert point.part == "reduce:topk" and point.rounds >= 5
