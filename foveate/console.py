@@ -10,7 +10,7 @@ from rich.console import Console
 
 from foveate.errors import InputError
 
-FITTING = ("torch", "timm", "onnx", "onnxscript", "jinja2", "plotly")  # what the extra `fit` brings
+FITTING = ("torch", "timm", "onnx", "onnxscript", "jinja2")  # what the extra `fit` brings
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"timm", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "plotly", "torchvision", "scipy", "torch"}
+HEAVY = {"timm", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "torchvision", "scipy", "torch"}
 MODULES = ("foveate", "foveate.cli")
 
 

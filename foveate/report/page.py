@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
+PLOTLY = Path(__file__).parent / "plotly" / "plotly-basic.min.js"
 
 
 def write_report(folder: str | Path) -> Path:
@@ -130,6 +131,5 @@ def _asset(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
+    """Plotly's basic bundle: it draws what `figure` describes, at a quarter of the whole library's size."""
+    return PLOTLY.read_text(encoding="utf-8").replace("\r\n", "\n").replace("</script", "<\\/script")

@@ -259,7 +259,7 @@ def test_a_program_that_stayed_behind_is_seen(model):
 
 BLOCKED = """
 import sys
-for name in ("openvino", "onnxruntime", "onnx", "onnxscript", "nncf", "plotly"):
+for name in ("openvino", "onnxruntime", "onnx", "onnxscript", "nncf"):
     sys.modules[name] = None  # importing it now fails, as if absent
 import json, tempfile
 from pathlib import Path
