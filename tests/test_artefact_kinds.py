@@ -287,3 +287,14 @@ def test_an_export_says_what_the_model_answers_with_and_takes_the_gallery_along(
     second = Artefact(export_plan(first, batch=2, out=tmp_path / "second"))
     assert second.gallery is not None and second.gallery.names == ("0.png", "1.png")
     np.testing.assert_allclose(second.embed(paths), second.gallery.vectors, atol=1e-4)
+
+
+def test_an_export_keeps_the_names_of_the_classes_that_were_given(tmp_path):
+    import foveate
+    from foveate.commands.export import export_plan
+
+    small = {"num_classes": 3, "depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32, "patch_size": 16}
+    loaded = foveate.load("vit_tiny_patch16_224", random_weights=True, classes=("cat", "dog", "owl"), **small)
+    plan = foveate.Plan(model=loaded.ref, target=foveate.Target(runtime="eager", threads=1))
+    first = foveate.export(loaded.model, plan, tmp_path / "first", preprocess=loaded.preprocess, classes=loaded.classes)
+    assert Artefact(export_plan(first, batch=2, out=tmp_path / "second")).classes == ("cat", "dog", "owl")

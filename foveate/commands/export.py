@@ -52,7 +52,7 @@ def export_plan(
         raise InputError(f"the plan was made for weights from a file; name it with --weights (sha256 {ref.sha256})")
     loaded = load(
         ref.name, weights=weights, random_weights=ref.weights == "random", allow_pickle=allow_pickle,
-        preprocess=_preprocess_beside(beside), **kwargs,
+        preprocess=_preprocess_beside(beside), classes=_classes_beside(beside), **kwargs,
     )  # fmt: skip
     if ref.sha256 is not None and loaded.ref.sha256 != ref.sha256:
         raise InputError(f"these are not the plan's weights: sha256 {loaded.ref.sha256}, the plan says {ref.sha256}")
@@ -71,8 +71,18 @@ def export_plan(
 
 def _preprocess_beside(plan: Path | None) -> Preprocess | None:
     """What was written with the plan: it may differ from the weights' own."""
-    folder = None if plan is None else plan if plan.is_dir() else plan.parent
+    folder = _folder(plan)
     return None if folder is None or not (file := folder / "preprocess.json").is_file() else Preprocess.load(file)
+
+
+def _classes_beside(plan: Path | None) -> tuple[str, ...] | None:
+    """Class names as they were written with the plan: the user may have given them."""
+    folder = _folder(plan)
+    return None if folder is None or not (folder / "model.json").is_file() else read_card(folder).classes
+
+
+def _folder(plan: Path | None) -> Path | None:
+    return None if plan is None else plan if plan.is_dir() else plan.parent
 
 
 def _take_gallery(source: Path, folder: Path) -> None:

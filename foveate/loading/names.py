@@ -66,7 +66,7 @@ def find(name: str, *, weightless: bool = False) -> Source:
             return Source(model)
         raise InputError(
             f"unknown model {name!r}: no such folder, and foveate takes timm's models; "
-            f"{nearest_names(model)}, or hf-hub:{name} where that is a timm model on the hub"
+            f"{nearest_names(name)}, or hf-hub:{name} where that is a timm model on the hub"
         )
     return Source(name)
 
