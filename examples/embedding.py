@@ -14,6 +14,7 @@ def main(weights, data, photo, **more):
         budget=foveate.Budget(max_drop=2.0), **more,
     )  # fmt: skip
     model = foveate.open("embedder")
+    assert model.gallery is not None
     for name, cosine in model.gallery.nearest(model.embed([photo])[0], 5):  # among those that the search saw
         print(f"{cosine:.3f} {name}")
 

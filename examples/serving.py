@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 
-def ask(url, model, photo, k=3):
+def ask(url: str, model: str, photo: str, k: int = 3):
     """[(class, probability)] of a photograph."""
     body = {
         "inputs": [
@@ -27,4 +27,5 @@ def ask(url, model, photo, k=3):
 
 
 if __name__ == "__main__":
-    print(ask(*sys.argv[1:]))
+    url, model, photo = sys.argv[1:]
+    print(ask(url, model, photo))

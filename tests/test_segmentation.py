@@ -42,7 +42,7 @@ def test_the_decoder_is_its_formula():
     d = randomised(MaskTransformer(24, 32, 2, 5)).eval()
     patches = torch.randn(2, 9, 24)
     x = torch.cat([d.proj_in(patches), d.class_tokens.repeat(2, 1, 1)], 1)
-    for b in d.blocks:
+    for b in d.blocks.children():
         x = x + b.attn(b.norm1(x))
         x = x + b.mlp(b.norm2(x))
     x = d.norm(x)

@@ -27,7 +27,7 @@ class Point(BaseModel):
     tokens: tuple[int, ...]  # after every block
     gmacs: float = Field(ge=0)  # of one image
     latency_ms: float = Field(gt=0)  # median of a call, batch and all
-    p99_ms: float | None = Field(None, gt=0)  # where there were samples enough for one
+    p99_ms: float | None = Field(default=None, gt=0)  # where there were samples enough for one
     share: float = Field(gt=0)  # of the first point's latency, from interleaved pairs
     share_low: float = Field(gt=0)  # 99 % interval
     share_high: float = Field(gt=0)

@@ -29,12 +29,12 @@ class Augment(BaseModel):
 
     scale: tuple[float, float] = (0.08, 1.0)  # area of the random crop
     zoom: tuple[float, float] = (0.5, 2.0)  # of masks: the short side before the crop, in windows
-    flip: float = Field(0.5, ge=0, le=1)
-    color_jitter: float = Field(0.4, ge=0)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    color_jitter: float = Field(default=0.4, ge=0)
     auto_augment: str | None = None  # as timm writes it: "rand-m9-mstd0.5"
-    erase: float = Field(0.0, ge=0, le=1)
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
+    erase: float = Field(default=0.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
 
 
 class Recipe(BaseModel):
@@ -49,25 +49,25 @@ class Recipe(BaseModel):
     train: str | None = None  # folder inside `data`; by default the first of train, training
     val: str | None = None  # by default the first of val, valid, validation, test
     task: Task = Field(default_factory=Classify)
-    image_size: int = Field(224, ge=8)
+    image_size: int = Field(default=224, ge=8)
     epochs: int = Field(ge=1)
     batch: int = Field(ge=1)  # images an optimiser step, over all processes and accumulated parts
-    accumulate: int = Field(1, ge=1)  # parts a step is divided into
+    accumulate: int = Field(default=1, ge=1)  # parts a step is divided into
     optimizer: str = "adamw"  # as timm calls it
     lr: float = Field(gt=0)
-    min_lr: float = Field(1e-6, ge=0)
-    warmup_epochs: int = Field(0, ge=0)
+    min_lr: float = Field(default=1e-6, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
     schedule: str = "cosine"  # as timm calls it
-    weight_decay: float = Field(0.05, ge=0)
-    layer_decay: float | None = Field(None, gt=0, le=1)
-    clip: float | None = Field(1.0, gt=0)  # of the gradient's norm
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of an average of the weights; it is what is validated and kept
+    weight_decay: float = Field(default=0.05, ge=0)
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    clip: float | None = Field(default=1.0, gt=0)  # of the gradient's norm
+    ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the weights' average, which is validated and kept
     precision: Precision = "bf16"
     augment: Augment = Field(default_factory=Augment)  # type: ignore[arg-type]
     seed: int = 0
-    workers: int = Field(2, ge=0)  # processes that decode, for each training process
-    validate_every: int = Field(1, ge=1)  # epochs
-    unreadable: float = Field(0.01, ge=0, le=1)  # share of training images that may fail to decode
+    workers: int = Field(default=2, ge=0)  # processes that decode, for each training process
+    validate_every: int = Field(default=1, ge=1)  # epochs
+    unreadable: float = Field(default=0.01, ge=0, le=1)  # share of training images that may fail to decode
 
     def fingerprint(self) -> str:
         """Names what a checkpoint of this run can be resumed by: any change of a value changes it."""

@@ -80,7 +80,7 @@ def test_the_milliseconds_beside_the_speedup_are_of_the_same_pairs():
     ratio = told.latency_ms["dense"].p50 / told.latency_ms["plan"].p50
     assert ratio == pytest.approx(told.speedup.value, rel=0.01)
     rows = [r for r in rows_of(found) if r.name == "latency"]
-    assert {r.n for r in rows} == {told.speedup.n} and {r.tags["stage"] for r in rows} == {"verify"}
+    assert {r.n for r in rows} == {told.speedup.n} and all(r.tags["stage"] == "verify" for r in rows)
 
 
 def test_a_p99_that_got_worse_is_said():
@@ -134,4 +134,5 @@ def test_every_row_carries_its_origin_and_candidates_their_loss():
     assert all(r.origin == {"threads": 1, "seed": 0} for r in rows)
     (found,) = [r for r in rows if r.name == "candidate"]
     assert found.tags["measured"] and found.tags["chosen"] and np.isfinite(found.tags["loss"])
-    assert {r.tags["reason"] for r in rows if r.name == "runtime"} == {None, "no bf16"}
+    reasons = [r.tags["reason"] for r in rows if r.name == "runtime"]
+    assert None in reasons and "no bf16" in reasons

@@ -109,7 +109,7 @@ def test_every_precision_and_the_answer_follows_the_input(precision, batch, tmp_
 
 @torch.no_grad()
 def test_an_open_shape_is_captured_shape_by_shape(tmp_path):
-    blocks = torch.nn.Sequential(*small().blocks).eval()
+    blocks = torch.nn.Sequential(*small().blocks.children()).eval()
     run = loaded(blocks, tmp_path, shape=(1, None, 64))
     for n in (5, 17, 5):
         x = np.random.default_rng(n).standard_normal((1, n, 64)).astype(np.float32)

@@ -1,6 +1,6 @@
 """The model families, small and with weights far from their start, and the laws of a token's size."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -11,6 +11,8 @@ from foveate.adapters import adapt, describe
 from foveate.methods._base import select
 from foveate.plans import Step
 from foveate.tokens import Tokens
+
+M = TypeVar("M", bound=nn.Module)
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 7}
 WIDER: dict[str, object] = {"embed_dim": (16, 32), "num_heads": 2}
@@ -75,7 +77,7 @@ def randomised(model: nn.Module) -> nn.Module:
     return model
 
 
-def shaken(model: nn.Module) -> nn.Module:
+def shaken(model: M) -> M:
     """Every parameter moved off its start."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -346,7 +346,8 @@ def _onnxruntime(file: bytes, args: tuple[Tensor, ...]) -> list[np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return session.run(None, {i.name: a.numpy() for i, a in zip(session.get_inputs(), args, strict=True)})
+    found = session.run(None, {i.name: a.numpy() for i, a in zip(session.get_inputs(), args, strict=True)})
+    return [np.asarray(a) for a in found]
 
 
 def _openvino(file: bytes, args: tuple[Tensor, ...]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ A frozen ImageNet ViT-Tiny is the teacher: the student, whose 14 x 14 grid is th
 labels. For most of the training the student sees a random half of the patches, which halves the cost of a step. The
 matrices of the blocks are trained by Muon, the rest by AdamW.
 
-    python recipes/clothing_vit.py --data $FOVEATE_DATA --out runs/clothing
+    python tools/clothing_vit.py --data $FOVEATE_DATA --out runs/clothing
 
 Cost: about 40 minutes on 2 free CPU cores (bf16). Reached: 73.39 % of the 372 test photographs, where the teacher's
 probe has 88.71 %; 75 % was aimed at. The soft loss falls far below where validation stops rising, so more views, not
