@@ -81,7 +81,7 @@ def answers(path: Path) -> dict[str, Answers]:
 
 
 def taken(a: Answers, at: np.ndarray, labelled: bool) -> Answers:
-    return Answers(a.distance[at], a.changed[at], a.lost[at] if labelled and a.lost is not None else None, a.nats)
+    return Answers(a.distance[at], a.changed[at], a.lost[at] if labelled and a.lost is not None else None, nats=a.nats)
 
 
 def _cost(a: Answers) -> np.ndarray:

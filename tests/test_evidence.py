@@ -241,3 +241,22 @@ def test_what_is_known_is_of_classifiers_with_labels_alone():
     assert judge_budget(5.0, unlabelled) == judge_budget(5.0, dataclasses.replace(unlabelled, nats=False))
     one = 1 / 60
     assert judge_budget(5.0, moved(0.01, one)) != judge_budget(5.0, moved(0.01, one, known=False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "labelled", "named"),
+    [
+        ("masks", True, "points of pixel accuracy lost"), ("masks", False, "% of pixels changed"),
+        ("classes", True, "points lost"), ("classes", False, "% of answers changed"),
+        ("embedding", False, "% of neighbours changed"),
+    ],
+)  # fmt: skip
+def test_the_sentence_names_what_is_counted(kind, labelled, named):
+    from foveate.evaluate.judges import JUDGES
+    from foveate.fitting.case import answers_of
+
+    shape = {"masks": (30, 3, 4, 4), "classes": (30, 3), "embedding": (30, 8)}[kind]
+    outputs = np.random.default_rng(0).standard_normal(shape)
+    labels = np.zeros((30, 4, 4) if kind == "masks" else 30, dtype=np.uint8 if kind == "masks" else int)
+    judge = JUDGES[kind](outputs, labels if labelled else None)
+    assert f" {named}, " in judge_budget(1.0, answers_of(judge, outputs + 1e-3)).said

@@ -42,6 +42,7 @@ class Answers:
     distance: np.ndarray  # [S] >= 0, but for rounding: KL in nats, 1 - cosine
     changed: np.ndarray  # [S] 0..1: share of the answer that is another
     lost: np.ndarray | None = None  # [S] -1..1: right of the given model minus right of the build; None without labels
+    counted: str | None = None  # what a budget counts, in words; else "points lost" or "% of answers changed"
     nats: bool = False  # the distance is KL between the answers of a classifier, whose cost is roughly known beforehand
 
     def __post_init__(self) -> None:
@@ -86,7 +87,6 @@ def judge_budget(
     unseen: Answers,
     search: Answers | None = None,
     pool: Sequence[Answers] = (),
-    name: str | None = None,
 ) -> Kept:
     """Whether a plan loses at most `points`, by what is counted and by what its distance foretells.
 
@@ -103,7 +103,6 @@ def judge_budget(
         points: percentage points; None where nothing is capped, which is *observed*: there is nothing to show.
         unseen: photographs that no search has seen.
         search, pool: this plan and the others tried, all on the same photographs of the search.
-        name: what is counted; by default "points lost", without labels "% of answers changed".
 
     Raises:
         InputError: a negative budget, or plans on unequal numbers of photographs of the search.
@@ -128,7 +127,7 @@ def judge_budget(
     elif points is not None and needed is not None and n >= needed and high <= points and plain <= points:
         outcome = "shown"
     figures = tuple(beside(v, points) for v in (value, reach, low, high, plain))
-    what = name or ("points lost" if labelled else "% of answers changed")
+    what = unseen.counted or ("points lost" if labelled else "% of answers changed")
     return Kept(outcome, _said(outcome, points, what, figures, n), value, low, high, n)
 
 

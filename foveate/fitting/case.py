@@ -111,4 +111,6 @@ def answers_of(judge: Judge, outputs: np.ndarray) -> Answers:
     """Photograph by photograph, as the gate takes it."""
     right, given = judge.right(outputs), judge.right(judge.reference)
     lost = None if right is None or given is None else given - right
-    return Answers(judge.distance(outputs), judge.changed(outputs), lost, nats=judge.kind == "classes")
+    words = judge.words
+    counted = words.lost if lost is not None else f"% of {words.changed.removeprefix('changed ')} changed"
+    return Answers(judge.distance(outputs), judge.changed(outputs), lost, counted=counted, nats=judge.kind == "classes")

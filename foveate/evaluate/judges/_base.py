@@ -24,7 +24,8 @@ class Words:
     output: str  # the name of the model's output in a server's answer: "logits", "embedding", "masks"
     score: str  # how good: "top-1", "kNN accuracy", "mIoU"
     agreement: str  # what share stays: "same top-1", "same neighbours", "same pixels"
-    changed: str  # what a budget counts without labels: "changed answers", "changed neighbours", "changed pixels"
+    lost: str  # what a budget counts: "points lost", "points of pixel accuracy lost"
+    changed: str  # the same without labels: "changed answers", "changed neighbours", "changed pixels"
     distance: str  # how far outputs moved: "KL", "1 - cosine"
     unit: str  # of the distance
 

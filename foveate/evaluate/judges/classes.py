@@ -22,7 +22,7 @@ class Classes(Judge):
     """Distance is KL(given || answer); an answer is changed or right as a whole."""
 
     kind: ClassVar[Outputs] = "classes"
-    words = Words("logits", "top-1", "same top-1", "changed answers", "KL", "nats")
+    words = Words("logits", "top-1", "same top-1", "points lost", "changed answers", "KL", "nats")
     axes = AXES
 
     def distance(self, answer: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:

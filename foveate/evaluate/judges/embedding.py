@@ -30,7 +30,7 @@ class Embedding(Judge):
     neighbours; ties go to the label whose neighbours are more alike in sum, then to the smaller."""
 
     kind: ClassVar[Outputs] = "embedding"
-    words = Words("embedding", "kNN accuracy", "same neighbours", "changed neighbours", "1 - cosine", "")
+    words = Words("embedding", "kNN accuracy", "same neighbours", "points lost", "changed neighbours", "1 - cosine", "")
     axes = ("photographs", "channels")
 
     def distance(self, answer: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:

@@ -26,7 +26,7 @@ class Masks(Judge):
     pixels, since a single photograph has no mean IoU worth the name."""
 
     kind: ClassVar[Outputs] = "masks"
-    words = Words("masks", "mIoU", "same pixels", "changed pixels", "KL", "nats")
+    words = Words("masks", "mIoU", "same pixels", "points of pixel accuracy lost", "changed pixels", "KL", "nats")
     axes = ("photographs", "classes", "height", "width")
 
     def distance(self, answer: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:
