@@ -81,8 +81,15 @@ def _latency(timing: Timing, label: str, tags: Tags) -> Result:
 
 
 def _candidates(lane: Lane, found: Findings, where: Tags) -> list[Result]:
-    """Those built with what they were seen to do, the others with what they are expected to."""
-    scale = lane.search.profile.dense_ms / lane.dense_ms  # the table's milliseconds, brought to those of whole builds
+    """Those built with what they were seen to do, the others with what they are expected to.
+
+    All in milliseconds of the proof, where there is one: the machine's speed has drifted since the search, and they
+    stand beside the two builds that were proven.
+    """
+    timing = None if found.proof is None else found.proof.timing
+    base = found.baseline.ms if timing is None else timing.median(found.baseline.seat.label)
+    drift = base / found.baseline.ms
+    scale = lane.search.profile.dense_ms / (drift * lane.dense_ms)  # of the table's milliseconds
     target, rows = lane.search.target, []
     chosen = None if found.proof is None else found.proof.trial
     for c in lane.search.candidates:
@@ -95,7 +102,7 @@ def _candidates(lane: Lane, found: Findings, where: Tags) -> list[Result]:
         }  # fmt: skip
         ms = c.predicted_ms / scale
         if trial is not None:
-            ms, quality = trial.share * found.baseline.ms, trial.look.quality
+            ms, quality = trial.share * base, trial.look.quality
             drop = None if quality.drop is None else quality.drop.value
             tags |= {"loss": quality.distance.value, "agreement": quality.agreement.value / 100, "drop": drop}
         else:

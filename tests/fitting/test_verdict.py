@@ -1,5 +1,6 @@
 """The verdict: what it cost stands beside the speed-up, and nothing is rounded across the bound it claims."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -136,3 +137,13 @@ def test_every_row_carries_its_origin_and_candidates_their_loss():
     assert found.tags["measured"] and found.tags["chosen"] and np.isfinite(found.tags["loss"])
     reasons = [r.tags["reason"] for r in rows if r.name == "runtime"]
     assert None in reasons and "no bf16" in reasons
+
+
+def test_plans_tried_are_told_in_the_milliseconds_of_the_proof():
+    found = findings()
+    then = replace(found, baseline=replace(found.baseline, ms=found.baseline.ms / 1.2))  # the machine has slowed since
+    lanes = tuple(replace(lane, dense_ms=lane.dense_ms / 1.2) for lane in found.lanes)
+    of = lambda f: [r for r in rows_of(f) if r.name == "candidate"]
+    (now,), (later,) = of(found), of(replace(then, lanes=lanes))
+    assert later.value == pytest.approx(now.value)
+    assert later.tags["predicted_ms"] == pytest.approx(now.tags["predicted_ms"])
