@@ -28,7 +28,9 @@ def list_(
 
     rows = listing(what, pattern)
     if not as_json:
-        table = Table(*rows[0], title=what)
+        table = Table(title=what)
+        for name in rows[0]:
+            table.add_column(name, overflow="fold")  # a name that is cut names nothing
         for row in rows:
             table.add_row(*(escape(str(v)) for v in row.values()))
         out.print(table)
