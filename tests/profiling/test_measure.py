@@ -147,7 +147,8 @@ class Disturbed(Device):
 
 @pytest.mark.parametrize("during", [{1}, {2}, {5}, {7}, {9, 10}])
 def test_a_point_whose_reference_was_far_is_measured_again(store, during):
-    clean, _ = measured(Device(), Store(store.path.with_name("clean.sqlite")))
+    with Store(store.path.with_name("clean.sqlite")) as other:
+        clean, _ = measured(Device(), other)
     device = Disturbed(during, seen=False)
     found, complete = measured(device, store)
     truth = {(p.part, p.n): p.ratio for p in clean}
@@ -186,7 +187,8 @@ def test_a_passing_disturbance_is_made_good_in_the_same_run(store):
     found, _ = measured(Disturbed({1, 6}), store, quiet=lambda: asked.append(1) or True)
     assert len(asked) == 1 and not any(p.disturbed for p in found)
     undisturbed = Disturbed(set())
-    measured(undisturbed, Store(store.path.with_name("other.sqlite")), quiet=lambda: asked.append(1) or True)
+    with Store(store.path.with_name("other.sqlite")) as other:
+        measured(undisturbed, other, quiet=lambda: asked.append(1) or True)
     assert len(asked) == 1  # nothing to ask about
 
 
