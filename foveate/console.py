@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FITTING = ("torch", "timm", "onnx", "onnxscript", "jinja2")  # what the extra `fit` brings
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -50,6 +53,17 @@ def escape(text: str) -> str:
     from rich.markup import escape as rich_escape
 
     return rich_escape(text)
+
+
+def table(*names: str, **how: Any) -> "Table":
+    """An empty table with these columns. What is too wide for its column is folded: a figure that is cut says less than
+    none."""
+    from rich.table import Table
+
+    made = Table(**how)
+    for name in names:
+        made.add_column(name, overflow="fold")
+    return made
 
 
 def emit(value: Any, as_json: bool) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from foveate.cli.options import (
     BUNDLED,
@@ -32,7 +31,7 @@ from foveate.cli.options import (
     check_asked,
     model_options,
 )
-from foveate.console import emit, err, escape, out, say, stages
+from foveate.console import emit, err, escape, out, say, stages, table
 from foveate.target import Target
 
 
@@ -78,11 +77,11 @@ def profile(
         found.save(out_file)
     if not as_json:
         curve = found.table.block
-        table = Table("tokens", "ms a block", "right edge", title=f"{model}, {target}")
+        made = table("tokens", "ms a block", "right edge", title=f"{model}, {target}")
         edges = set(found.table.right_edges(curve.tokens[0], curve.tokens[-1]))
         for n, ms in zip(curve.tokens, curve.ms, strict=True):
-            table.add_row(str(n), f"{ms:.3f}", "*" if n in edges else "")
-        out.print(table)
+            made.add_row(str(n), f"{ms:.3f}", "*" if n in edges else "")
+        out.print(made)
     if found.disturbed is not None:
         err.print(f"[bold yellow]disturbed[/] {escape(found.disturbed)}")
     emit(found.model_dump(mode="json"), as_json)
@@ -154,14 +153,14 @@ def compare(
             options=options, device=device, seconds=seconds, fresh=fresh, say=lambda line: say([line]),
         )  # fmt: skip
     if not as_json:
-        table = Table("level", "method", "speed-up", "99 %", "agreement", "loss", "drop", "GMACs")
+        made = table("level", "method", "speed-up", "99 %", "agreement", "loss", "drop", "GMACs")
         for r in rows:
-            table.add_row(
+            made.add_row(
                 f"{r['level']:.2f}", r["method"], f"{r['speedup']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",
                 f"{r['agreement']:.1f} %", f"{r['loss']:.4f}", "-" if r["drop"] is None else f"{r['drop']:+.2f}",
                 f"{r['gmacs']:.3f}",
             )  # fmt: skip
-        out.print(table)
+        out.print(made)
     err.print(f"written  {out_dir}/ (compare.html, results.jsonl)")
     emit({"rows": rows}, as_json)
 
@@ -182,11 +181,11 @@ def list_published(
     say(loaded.said)
     rows = published(describe(loaded.model))
     if not as_json:
-        table = Table("setting", "tokens after every block", "GMACs", "of dense", title=loaded.ref.name)
+        made = table("setting", "tokens after every block", "GMACs", "of dense", title=loaded.ref.name)
         for r in rows:
             tokens = " ".join(map(str, r["tokens"]))
-            table.add_row(r["setting"], tokens, f"{r['gmacs']:.3f}", f"{r['share']:.1%}")
-        out.print(table)
+            made.add_row(r["setting"], tokens, f"{r['gmacs']:.3f}", f"{r['share']:.1%}")
+        out.print(made)
     emit({"rows": rows}, as_json)
 
 

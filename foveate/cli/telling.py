@@ -4,10 +4,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from foveate.cli.options import AsJson, Plugin
-from foveate.console import emit, escape, out, stages
+from foveate.console import emit, escape, out, stages, table
 
 
 def list_(
@@ -28,12 +27,10 @@ def list_(
 
     rows = listing(what, pattern)
     if not as_json:
-        table = Table(title=what)
-        for name in rows[0]:
-            table.add_column(name, overflow="fold")  # a name that is cut names nothing
+        made = table(*rows[0], title=what)
         for row in rows:
-            table.add_row(*(escape(str(v)) for v in row.values()))
-        out.print(table)
+            made.add_row(*(escape(str(v)) for v in row.values()))
+        out.print(made)
     emit({what: rows}, as_json)
 
 
@@ -49,8 +46,8 @@ def doctor(as_json: AsJson = False) -> None:
     with stages() as progress:
         facts = examine(progress)
     if not as_json:
-        table = Table("fact", "value", show_header=False)
+        made = table("fact", "value", show_header=False)
         for key, value in facts.items():
-            table.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
-        out.print(table)
+            made.add_row(key, escape(value if isinstance(value, str) else json.dumps(value)))
+        out.print(made)
     emit(facts, as_json)

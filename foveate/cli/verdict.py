@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from foveate.console import err, escape
+from foveate.console import err, escape, table
 from foveate.fitting.outcome import Outcome
 from foveate.written import Rung, Verdict
 
@@ -41,11 +41,11 @@ def latency_lines(verdict: Verdict) -> list[str]:
 
 
 def ladder(rungs: tuple[Rung, ...]) -> Table:
-    table = Table("best dense", "build", "ms", "share", "points lost", title="The ladder", title_justify="left")
+    made = table("best dense", "build", "ms", "share", "points lost", title="The ladder", title_justify="left")
     for rung in rungs:
         cost = "-" if rung.cost is None else f"{rung.cost.value:.2f}"
         if rung.cost is not None and rung.cost.low is not None and rung.cost.high is not None:
             cost += f" [{rung.cost.low:.2f}, {rung.cost.high:.2f}]"
         build = f"{rung.runtime} {rung.precision}"
-        table.add_row(ROLES[rung.role], build, f"{rung.latency_ms:.4g}", f"{rung.share:.3f}", escape(cost))
-    return table
+        made.add_row(ROLES[rung.role], build, f"{rung.latency_ms:.4g}", f"{rung.share:.3f}", escape(cost))
+    return made
