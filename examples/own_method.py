@@ -1,6 +1,6 @@
 """Your own token-reduction method, in 20 lines, against ToMe at the same measured latency.
 
-python examples/own_method.py                                    # the bundled model and photographs, two minutes
+python examples/own_method.py                                    # the bundled model and photographs, three minutes
 foveate compare --plugin examples/own_method.py --method longest --method tome   # the same from the command line
 """
 
@@ -18,8 +18,8 @@ class Longest(Scorer):
 
 if __name__ == "__main__":
     rows = foveate.compare(
-        methods=("longest", "tome"), levels=(0.75,), images=100, seconds=120, out="own-method",
-        say=print,
+        methods=("longest", "tome"), levels=(0.75,), runtime="onnxruntime", precision="fp32", images=100, seconds=240,
+        out="own-method", say=print,
     )  # fmt: skip
     for row in rows:
         print(f"{row['method']:>8}: {row['speedup']:.3f} times faster, {row['agreement']:.1f} % of the answers stay")

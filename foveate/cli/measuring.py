@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 
 from foveate.cli.options import (
     BUNDLED,
@@ -153,7 +154,7 @@ def compare(
             options=options, device=device, seconds=seconds, fresh=fresh, say=lambda line: say([line]),
         )  # fmt: skip
     if not as_json:
-        made = table("level", "method", "speed-up", "99 %", "agreement", "loss", "drop", "GMACs")
+        made = table("level", "method", "speed-up", "99 %", "agreement", "loss", "drop", "GMACs", box=SIMPLE_HEAD)
         for r in rows:
             made.add_row(
                 f"{r['level']:.2f}", r["method"], f"{r['speedup']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",

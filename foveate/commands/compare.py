@@ -76,7 +76,8 @@ def compare(
     case = prepare(request, progress, say, share=0.4)
     able = able_methods(case, request)
     state = open_comparison(folder, case, request, {"pairs": pairs}, fresh)
-    wanted = [(level, method) for level in levels for method in ("pareto", *able)]
+    order = ("pareto", *able) if methods is None else (*able, "pareto")  # what was asked for by name comes first
+    wanted = [(level, method) for level in levels for method in order]
     left = [each for each in wanted if each not in state.done]
     say(f"{len(wanted)} rows: {len(levels)} levels, {len(able)} methods and the planner" + told_done(wanted, left))
     if not left:
