@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from foveate.elastic import Frontier, Point
 from foveate.elastic.frontier import FILE as FRONTIER
@@ -24,7 +24,7 @@ from foveate.evaluate.gallery import Gallery
 from foveate.evaluate.judges import shown
 from foveate.evaluate.judges.showing import drawn
 from foveate.facts import Outputs
-from foveate.files import read_as, replacing_folder, write_text
+from foveate.files import Told, printable, read_as, replacing_folder, write_text
 from foveate.hardware.device import default_threads
 from foveate.plans import Plan
 from foveate.preprocess import Preprocess, read_image
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ModelCard(BaseModel):
+class ModelCard(Told):
     """What `model.json` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,6 +137,7 @@ def write_gallery(folder: str | Path, names: Sequence[str], vectors: np.ndarray)
     card = read_card(folder)
     if card.outputs != "embedding":
         raise InputError(f"a gallery for {folder}, which answers with {card.outputs}; allowed: embedding")
+    names = [printable(name) for name in names]
     Gallery(tuple(names), np.asarray(vectors, dtype=np.float32)).save(folder)
     card = card.model_copy(update={"gallery": tuple(names)})
     write_text(folder / "model.json", card.model_dump_json(indent=2) + "\n")

@@ -1,5 +1,6 @@
 """What the commands say and where: results on stdout, progress and prose on stderr."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -91,6 +92,9 @@ def guarded(app: Callable[[], object]) -> None:
     import logging
     import signal
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names beyond what a terminal or a pipe can write are escaped there
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     signal.signal(signal.SIGINT, stop)
     try:

@@ -6,13 +6,40 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from foveate.errors import InputError
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def printable(text: str) -> str:
+    """The text with what is no Unicode in it as escapes: a file's name in Latin-1, say, is any bytes to Linux."""
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair: no name of a file
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+class Told(BaseModel):
+    """A value that is written for others to read, in which all text is `printable`: else JSON could not hold it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _printable(cls, data: Any) -> Any:
+        return _each(data)
+
+
+def _each(data: Any) -> Any:
+    if isinstance(data, str):
+        return data if data.isascii() else printable(data)
+    if isinstance(data, dict):
+        return {_each(key): _each(value) for key, value in data.items()}
+    if type(data) in (list, tuple):
+        return type(data)(_each(value) for value in data)
+    return data
 
 
 def read_text(path: str | Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from foveate.files import read_as, write_text
+from foveate.files import Told, read_as, write_text
 from foveate.schedule import Schedule
 from foveate.target import Target, lifted
 
@@ -26,7 +26,7 @@ class Step(BaseModel):
         return f"{self.method} to {self.tokens} after block {self.block + 1}"
 
 
-class ModelRef(BaseModel):
+class ModelRef(Told):
     """Where the model came from, and what of it a schedule depends on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +34,7 @@ class ModelRef(BaseModel):
     name: str
     weights: Literal["bundled", "hub", "file", "random", "object"]
     sha256: str | None = None  # of the state dict's tensors, so that a plan is not applied to other weights unseen
-    kwargs: dict[str, Kwarg] = {}
+    kwargs: dict[str, Kwarg] = Field(default_factory=dict)
     tokens: int
     depth: int
     prefix: int

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from foveate.errors import InputError, TooLarge, one_of
@@ -23,9 +23,13 @@ MIN_SIDE = 8  # pixels; below that a photograph holds less than one patch
 MAX_PIXELS = 89_478_485  # Pillow's own limit, 256 MiB of RGB: more is a decompression bomb or a mistake
 MAX_ASPECT = 50  # long side over short side; the short side is scaled to the model's, so the long one explodes
 MAX_FILE_BYTES = 512 * 2**20
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_AVIF = features.check("avif")  # Pillow 11.3 and newer, where it was built with it
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    *((".avif",) if _AVIF else ()),
+)  # fmt: skip
 # Named, so that nothing which runs a program (EPS) or guesses is tried on a user's file; JPEG opens MPO as well.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if _AVIF else ()))
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the channels of a model
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 

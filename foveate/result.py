@@ -4,15 +4,15 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from foveate.errors import InputError
-from foveate.files import read_text, write_text
+from foveate.files import Told, read_text, write_text
 
 Tag = str | int | float | bool | None | list[int] | list[float] | list[str]
 
 
-class Result(BaseModel):
+class Result(Told):
     """`value` in `unit`; [low, high] is the interval at `level`; `n` is how many samples stand behind it.
 
     `tags` say what was measured (plan, runtime, precision, batch, split ...), `origin` where and with what
@@ -28,8 +28,8 @@ class Result(BaseModel):
     high: float | None = None
     level: float | None = None
     n: int | None = None
-    tags: dict[str, Tag] = {}
-    origin: dict[str, Tag] = {}
+    tags: dict[str, Tag] = Field(default_factory=dict)
+    origin: dict[str, Tag] = Field(default_factory=dict)
 
     def __str__(self) -> str:
         interval = "" if self.low is None or self.high is None else f" [{self.low:.4g}, {self.high:.4g}]"

@@ -6,16 +6,16 @@ import io
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from foveate.facts import Outputs
-from foveate.files import read_as, write_text
+from foveate.files import Told, read_as, write_text
 
 VERDICT, OVERLAYS = "verdict.json", "overlays.json"
 PICTURES = ("JPEG", "PNG", "WEBP")
 
 
-class _Written(BaseModel):
+class _Written(Told):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -95,13 +95,13 @@ class Verdict(_Written):
     speedup: SpeedUp | None = None
     cost: Value | None = None
     agreement: Value | None = None
-    latency_ms: dict[Literal["dense", "plan"], Milliseconds] = {}
+    latency_ms: dict[Literal["dense", "plan"], Milliseconds] = Field(default_factory=dict)
     ladder: tuple[Rung, ...] = ()
     warnings: tuple[str, ...] = ()  # a p99 that got worse, a machine that was not quiet
     next: tuple[str, ...] = ()  # commands
     rejected: tuple[Rejected, ...] = ()
     seconds: float
-    stages: dict[str, float] = {}
+    stages: dict[str, float] = Field(default_factory=dict)
     random_weights: bool = False
     note: str | None = None
     command: str = ""
@@ -129,7 +129,9 @@ class Photo(_Written):
     reduced_said: str = ""
     dense_mask: str | None = None  # base64 of a PNG that covers the photograph, clear where nothing is found
     reduced_mask: str | None = None
-    blocks: dict[int, list[int]] = {}  # 0-based block -> [P]: token that holds each patch, -1 if dropped
+    blocks: dict[int, list[int]] = Field(
+        default_factory=dict
+    )  # 0-based block -> [P]: token that holds each patch, -1 if dropped
 
     @property
     def jpeg(self) -> bytes:

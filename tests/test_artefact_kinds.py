@@ -298,3 +298,14 @@ def test_an_export_keeps_the_names_of_the_classes_that_were_given(tmp_path):
     plan = foveate.Plan(model=loaded.ref, target=foveate.Target(runtime="eager", threads=1))
     first = foveate.export(loaded.model, plan, tmp_path / "first", preprocess=loaded.preprocess, classes=loaded.classes)
     assert Artefact(export_plan(first, batch=2, out=tmp_path / "second")).classes == ("cat", "dog", "owl")
+
+
+def test_unnamed_classes_are_the_class_folders_in_sorted_order_for_a_built_model_as_well(few, tmp_path):
+    import foveate
+
+    small = {"num_classes": 2, "depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32, "patch_size": 16}
+    loaded = foveate.load("vit_tiny_patch16_224", random_weights=True, **small)
+    plan = foveate.Plan(model=loaded.ref, target=foveate.Target(runtime="eager", threads=1))
+    folder = foveate.export(loaded.model, plan, tmp_path / "out", preprocess=loaded.preprocess)
+    built, given = evaluate(folder, data=few), evaluate(loaded.model, data=few, preprocess=loaded.preprocess)
+    assert (built.n, built.value) == (given.n, given.value) and built.n == 12

@@ -232,7 +232,8 @@ def evaluate(
             preprocess=own, **options,
         )  # fmt: skip
     if not as_json:
-        out.print(str(result))
+        named = {"accuracy": "top1 accuracy"}.get(result.name, result.name)
+        out.print(f"{result.model_copy(update={'name': named})}, {result.n} photographs")
     if page is not None:
         err.print(f"written  {page}")
     emit(result.model_dump(mode="json"), as_json)

@@ -101,7 +101,7 @@ def _score(opened: Artefact | Loaded, kind: Outputs, data: Path | None, limit: i
         photos = open_images(data, own_classes=True, limit=limit)
     else:
         one = shape[1] == 1 and len(opened.classes or ()) < 2  # logit, and no names for both its answers
-        photos = open_images(data, classes=2 if one else opened.classes, limit=limit)
+        photos = open_images(data, classes=2 if one else opened.classes or shape[1], limit=limit)
     if photos.labels is None:
         raise InputError(f"{data} has no labels: class sub-folders or a labels.csv (file,label) are needed")
     found = answer(photos.array(preprocess))

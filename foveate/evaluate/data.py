@@ -62,7 +62,7 @@ class Images:
         """Names this very selection, order and labels included, in 12 hexadecimal digits."""
         labels = [""] * len(self) if self.labels is None else [str(label) for label in self.labels]
         text = "\n".join(f"{name}\t{label}" for name, label in zip(self.names, labels, strict=True))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Images":
         """Those photographs, in that order."""

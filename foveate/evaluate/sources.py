@@ -14,6 +14,7 @@ from foveate.errors import InputError
 from foveate.preprocess import MAX_FILE_BYTES
 
 Read = Callable[[str], bytes]
+RUBBISH = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")  # what people call their splits
 
 
@@ -25,6 +26,12 @@ class Source(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """Every file under the root, hidden ones and what archivers add left out, sorted."""
+
+    def folders(self) -> list[str]:
+        """Every folder under the root by its name, those among them that hold nothing where it can be told; sorted."""
+        return sorted(
+            {"/".join(parts[:i]) for name in self.names() for parts in [name.split("/")] for i in range(1, len(parts))}
+        )
 
     @abstractmethod
     def reader(self) -> AbstractContextManager[Read]:
@@ -39,16 +46,21 @@ class Folder(Source):
         self.root, self.shown = root, str(root)
 
     def names(self) -> list[str]:
-        found, seen = [], set()
+        return sorted(filter(_shown, ((inside / file).as_posix() for inside, files in self._walk() for file in files)))
+
+    def folders(self) -> list[str]:
+        return sorted(filter(_shown, (inside.as_posix() for inside, _ in self._walk() if inside.parts)))
+
+    def _walk(self) -> Iterator[tuple[Path, list[str]]]:
+        """(folder relative to the root, its files)."""
+        seen = set()
         for at, folders, files in os.walk(self.root, followlinks=True):  # data sets are often folders of links
             real = os.path.realpath(at)
             if real in seen:  # a link that leads back up
                 folders.clear()
                 continue
             seen.add(real)
-            inside = Path(at).relative_to(self.root)
-            found += [(inside / file).as_posix() for file in files]
-        return sorted(filter(_shown, found))
+            yield Path(at).relative_to(self.root), files
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
@@ -74,6 +86,12 @@ class Zip(Source):
         with self._open() as archive:
             files = [i.filename for i in archive.infolist() if not i.is_dir() and i.filename.startswith(self.inner)]
         return sorted(filter(_shown, (name[len(self.inner) :] for name in files)))
+
+    def folders(self) -> list[str]:
+        with self._open() as archive:
+            empty = [i.filename for i in archive.infolist() if i.is_dir() and i.filename.startswith(self.inner)]
+        own = (name[len(self.inner) :].rstrip("/") for name in empty)
+        return sorted({*super().folders(), *filter(_shown, filter(None, own))})
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
@@ -166,7 +184,8 @@ def open_source(path: Path) -> Source:
 
 
 def _shown(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """What the user put there, as opposed to what systems leave behind."""
+    return not any(part.startswith(".") or part in RUBBISH for part in name.split("/"))
 
 
 def _check_bytes(shown: str, size: int) -> None:
