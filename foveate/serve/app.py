@@ -12,9 +12,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from foveate.errors import InputError, TooLarge
-from foveate.serve import openapi, protocol
+from foveate.serve import openapi, protocol, triton
 from foveate.serve.batcher import ModelFailed
-from foveate.serve.bodies import RAW, Refused, media_type
+from foveate.serve.bodies import RAW, media_type
 from foveate.serve.gate import Gate, ServerState
 from foveate.serve.metrics import TYPE, Metrics
 from foveate.serve.pages import docs_page, start_page
@@ -51,12 +51,6 @@ def create_app(
     _explain(app, metrics)
     replies = openapi.Replies(settings.token is not None)
 
-    def check(name: str, version: str | None) -> None:
-        if name != spec.name:
-            raise Refused(404, f"unknown model {name[:128]!r}; known: {spec.name}")
-        if version not in (None, protocol.VERSION):
-            raise Refused(404, f"unknown version {version[:128]!r} of {name}; known: {protocol.VERSION}")
-
     @app.get("/v2", **replies.json(openapi.ServerMetadata))
     async def server_metadata() -> Response:
         return _json({"name": "foveate", "version": __version__, "extensions": spec.extensions})
@@ -69,29 +63,31 @@ def create_app(
     async def ready() -> Response:
         return _json({"ready": not state.draining}, 503 if state.draining else 200)
 
+    triton.add_routes(app, service, replies)
+
     @app.get("/v2/models/{name}", **replies.json(openapi.ModelMetadata, 404))
     async def model_metadata(name: str) -> Response:
-        check(name, None)
+        service.check(name)
         return _json(openapi.metadata(served, settings))
 
     @app.get("/v2/models/{name}/versions/{version}", **replies.json(openapi.ModelMetadata, 404))
     async def version_metadata(name: str, version: str) -> Response:
-        check(name, version)
+        service.check(name, version)
         return _json(openapi.metadata(served, settings))
 
     @app.get("/v2/models/{name}/ready", **replies.json(openapi.ModelReady, 404, 503, open=True))
     async def model_ready(name: str) -> Response:
-        check(name, None)
+        service.check(name)
         return _json({"name": spec.name, "ready": not state.draining}, 503 if state.draining else 200)
 
     @app.get("/v2/models/{name}/versions/{version}/ready", **replies.json(openapi.ModelReady, 404, 503, open=True))
     async def version_ready(name: str, version: str) -> Response:
-        check(name, version)
+        service.check(name, version)
         return await model_ready(name)
 
     @app.post("/v2/models/{name}/infer", **replies.infer(spec))
     async def infer(request: Request, name: str, header_length: Length = None) -> Response:
-        check(name, None)
+        service.check(name)
         media_type(request, ("application/json", *RAW))
         async with service.bodies.receive(request) as body:
             small = (len(body) if header_length is None else header_length) <= INLINE
@@ -113,7 +109,7 @@ def create_app(
     async def version_infer(
         request: Request, name: str, version: str, header_length: Length = None
     ) -> Response:  # fmt: skip
-        check(name, version)
+        service.check(name, version)
         return await infer(request, name, header_length)
 
     add_photo_route(app, service, replies)

@@ -1,6 +1,7 @@
 """Bodies, received within a limit of size, of time, and of memory held by all of them together."""
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,14 +12,18 @@ from starlette.requests import Request
 
 from foveate.errors import InputError
 
+ENCODINGS = ("identity", "gzip", "deflate")
+PIECE = 2**20  # bytes that are unpacked at a time
 RAW = ("application/octet-stream", "application/x-www-form-urlencoded", "")  # the second is what curl says by default
 
 
 class Refused(HTTPException):
     """A status and one line; `reason` is counted where room was lacking."""
 
-    def __init__(self, status: int, line: str, reason: str | None = None) -> None:
-        super().__init__(status, line, {"retry-after": "1"} if status == 503 else None)
+    def __init__(
+        self, status: int, line: str, reason: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status, line, {"retry-after": "1"} if status == 503 else headers)
         self.reason = reason
 
 
@@ -33,10 +38,13 @@ class Bodies:
         """The whole body, which counts as held until the end of the block.
 
         Raises:
-            Refused: 413 too large, 408 too slow, 415 compressed, 503 no memory for it now.
+            Refused: 413 too large (once unpacked, too), 408 too slow, 415 packed otherwise, 503 no memory for it now.
+            InputError: packed, and damaged.
         """
-        if (encoding := request.headers.get("content-encoding", "identity")).lower() != "identity":
-            raise Refused(415, f"content-encoding is {encoding[:40]!r}; allowed: identity")
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ENCODINGS:
+            line = f"content-encoding is {encoding[:40]!r}; allowed: {', '.join(ENCODINGS)}"
+            raise Refused(415, line, headers={"accept-encoding": ", ".join(ENCODINGS)})  # RFC 7694
         length = request.headers.get("content-length", "")
         self._check(int(length) if length.isdecimal() and len(length) < 20 else 0)
         body, taken = bytearray(), 0
@@ -51,6 +59,14 @@ class Bodies:
                         body += chunk
             except TimeoutError:
                 raise Refused(408, f"the body took longer than {self.seconds:g} s to come") from None
+            if encoding != "identity":
+                packed, body = bytes(body), bytearray()
+                async for part in _unpacked(packed):
+                    self._check(len(body) + len(part))
+                    if self.held + len(part) > self.total:
+                        raise Refused(503, "no memory for another body now; come again", "memory")
+                    self.held, taken = self.held + len(part), taken + len(part)
+                    body += part
             yield body
         finally:
             self.held -= taken
@@ -58,6 +74,26 @@ class Bodies:
     def _check(self, size: int) -> None:
         if size > self.limit:
             raise Refused(413, f"the body has over {self.limit} bytes; allowed: at most {self.limit}")
+
+
+async def _unpacked(packed: bytes) -> AsyncIterator[bytes]:
+    """What gzip or deflate packed, a megabyte at a time and off the event loop: a bomb is cut off at the limit.
+
+    Raises:
+        InputError: damaged, cut short, or with something behind it.
+    """
+    reader = zlib.decompressobj(wbits=47)  # by its first bytes: gzip or zlib
+    try:
+        while not reader.eof:
+            part = await asyncio.to_thread(reader.decompress, packed, PIECE)
+            packed = reader.unconsumed_tail
+            if not part and not packed and not reader.eof:
+                raise InputError("the packed body ends too early; allowed: all of it")
+            yield part
+    except zlib.error as e:
+        raise InputError(f"the packed body is damaged: {e}") from None
+    if reader.unused_data:
+        raise InputError("the packed body has something behind its end; allowed: one stream")
 
 
 def media_type(request: Request, allowed: tuple[str, ...]) -> str:
@@ -101,12 +137,12 @@ def file_of(body: bytearray, content_type: str) -> bytes:
             content.extend(data[start:end])
 
     ended: list[bool] = []
-    parser = MultipartParser(
-        boundary,
-        {"on_header_field": field, "on_header_value": value, "on_header_end": header_end, "on_part_data": part,
-         "on_part_begin": lambda: names.append(b""), "on_end": lambda: ended.append(True)},
-    )  # fmt: skip
     try:
+        parser = MultipartParser(
+            boundary,
+            {"on_header_field": field, "on_header_value": value, "on_header_end": header_end, "on_part_data": part,
+             "on_part_begin": lambda: names.append(b""), "on_end": lambda: ended.append(True)},
+        )  # fmt: skip
         parser.write(bytes(body))
         parser.finalize()
     except FormParserError as e:

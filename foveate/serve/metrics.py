@@ -1,5 +1,6 @@
 """What Prometheus reads at /metrics, in a registry of its own."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class Metrics:
 
     def __init__(self, served: Served) -> None:
         self._served, self.model = served, served.name
+        self.last_call = 0.0  # seconds since the epoch
         self.registry = r = CollectorRegistry()
         count = lambda name, text, *labels: Named(Counter(name, text, ["model", *labels], registry=r), self.model)
         times = lambda name, text, *labels: Named(
@@ -56,12 +58,18 @@ class Metrics:
         images = len(waited)
         for each in waited:
             self.wait_seconds.observe(each)
+        self.last_call = time.time()
         self.call_seconds.labels(point).observe(seconds)
         self.images.labels(point).inc(images)
         self.tokens.inc(images * self._served.tokens(point))
         energy, frontier = self._served.energy_mj(point), self._served.frontier
         if energy is not None and frontier is not None:
             self.energy.labels(frontier.energy).inc(images * energy)
+
+    def total(self, name: str, **labels: str) -> float:
+        """A counter's value, summed over all labels that are not given."""
+        samples = (s for family in self.registry.collect() for s in family.samples if s.name == name)
+        return sum(s.value for s in samples if all(s.labels.get(key) == value for key, value in labels.items()))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

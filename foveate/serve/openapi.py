@@ -101,7 +101,7 @@ class Replies:
     def __init__(self, token: bool) -> None:
         self._token = token
 
-    def json(self, model: type[BaseModel], *statuses: int, open: bool = False) -> dict[str, Any]:
+    def json(self, model: Any, *statuses: int, open: bool = False) -> dict[str, Any]:
         """`model` with 200 (and with 503, where a health check says no)."""
         found = self._errors(*statuses, open=open)
         if 503 in found:

@@ -114,7 +114,8 @@ class Spec:
 
     @property
     def extensions(self) -> tuple[str, ...]:
-        return ("binary_tensor_data", "classification") if self.kind == "classes" else ("binary_tensor_data",)
+        own = ("binary_tensor_data", "classification") if self.kind == "classes" else ("binary_tensor_data",)
+        return (*own, "model_configuration", "model_repository", "statistics")
 
 
 @dataclass(frozen=True)

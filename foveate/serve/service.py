@@ -14,7 +14,7 @@ from foveate.serve.batcher import Answer, Batcher, Closed, Full
 from foveate.serve.bodies import Bodies, Refused
 from foveate.serve.gate import ServerState
 from foveate.serve.metrics import Metrics
-from foveate.serve.protocol import Spec
+from foveate.serve.protocol import VERSION, Spec
 from foveate.serve.served import Served
 from foveate.serve.settings import Settings
 
@@ -36,6 +36,16 @@ class Service:
         )  # fmt: skip
         metrics.watch(self.batcher)
         self.pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+
+    def check(self, name: str, version: str | None = None) -> None:
+        """
+        Raises:
+            Refused: 404, where the model or its version is another.
+        """
+        if name != self.spec.name:
+            raise Refused(404, f"unknown model {name[:128]!r}; known: {self.spec.name}")
+        if version not in (None, VERSION):
+            raise Refused(404, f"unknown version {version[:128]!r} of {name}; known: {VERSION}")
 
     async def in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work, *args)

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,48 @@ def test_tritonclient_is_told_what_is_wrong(triton):
     given.set_data_from_numpy(np.zeros((1, 3, 8, 8), dtype=np.float32))
     with pytest.raises(InferenceServerException, match=r"allowed: FP32 \[n, 3, 32, 32\]"):
         client.infer("tiny", [given])
-    with pytest.raises(InferenceServerException, match="gzip"):
-        client.infer("tiny", [given], request_compression_algorithm="gzip")
+    with pytest.raises(InferenceServerException, match="unknown model"):
+        client.get_model_config("other")
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_tritonclient_may_pack_what_it_sends(triton, algorithm):
+    http, client = triton
+    x = images(3)
+    given = http.InferInput("image", list(x.shape), "FP32")
+    given.set_data_from_numpy(x, binary_data=True)
+    result = client.infer("tiny", [given], request_compression_algorithm=algorithm)
+    np.testing.assert_allclose(result.as_numpy("logits"), expected(x, 0), atol=1e-4)
+
+
+def test_tritonclient_gets_configuration_statistics_and_the_list_of_models(triton):
+    http, client = triton
+    config = client.get_model_config("tiny")
+    assert (config["name"], config["platform"], config["max_batch_size"]) == ("tiny", "foveate_onnxruntime", 256)
+    assert config["input"][0] == {"name": "image", "data_type": "TYPE_FP32", "dims": [3, 32, 32], "optional": True}
+    assert client.get_model_config("tiny", "1") == config
+    assert client.get_model_repository_index() == [{"name": "tiny", "version": "1", "state": "READY", "reason": ""}]
+    before = client.get_inference_statistics("tiny")["model_stats"][0]
+    given = http.InferInput("image", [4, 3, 32, 32], "FP32")
+    given.set_data_from_numpy(images(4))
+    client.infer("tiny", [given])
+    after = client.get_inference_statistics()["model_stats"][0]
+    assert after["inference_count"] == before["inference_count"] + 4
+    assert after["execution_count"] > before["execution_count"] and after["last_inference"] > 1.7e12
+    success = [stats["inference_stats"]["success"] for stats in (before, after)]
+    assert success[1]["count"] == success[0]["count"] + 1 and success[1]["ns"] > success[0]["ns"]
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/metrics"])
+def test_a_balancers_head_is_a_get_without_a_body(server, path):
+    said_of = {}
+    for method in ("HEAD", "GET"):
+        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+        connection.request(method, path)
+        answer = connection.getresponse()
+        said_of[method] = answer.status, answer.getheader("content-type"), answer.read()
+        connection.close()
+    assert said_of["HEAD"][:2] == said_of["GET"][:2] and said_of["HEAD"][0] == 200 and said_of["HEAD"][2] == b""
 
 
 def test_a_photograph_by_curl(server, photos):

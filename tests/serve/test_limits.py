@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -221,3 +222,54 @@ def test_while_it_drains_nothing_new_is_taken_and_readiness_says_so(run):
     assert (ready.status_code, ready.json()) == (503, {"ready": False})
     assert live.status_code == 200
     assert first.status_code == 200
+
+
+def packed(data, wbits=31):
+    packer = zlib.compressobj(wbits=wbits)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15), ("GZIP", 31)])
+def test_a_packed_photograph_is_unpacked(ask, encoding, wbits):
+    plain = ask("POST", "/classify", content=photo()).json()
+    answer = ask("POST", "/classify", content=packed(photo(), wbits), headers={"content-encoding": encoding})
+    assert answer.status_code == 200 and answer.json()["top"] == plain["top"]
+
+
+WHOLE = packed(b"\0" * 10**8)  # a hundred kilobytes that become a hundred megabytes
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (WHOLE, 413, "at most 1048576"),
+        (packed(photo())[:-9], 400, "ends too early"),
+        (packed(photo()) + b"more", 400, "behind its end"),
+        (b"not packed", 400, "is damaged"),
+        (b"", 400, "ends too early"),
+    ],
+)
+def test_packed_bodies_keep_to_the_limits(run, body, status, words):
+    async def work(client, app):
+        answer = await client.post("/classify", content=body, headers={"content-encoding": "gzip"})
+        refused(answer, status, words)
+        return app.state.service.bodies.held
+
+    assert run(work, max_body_mb=1) == 0
+
+
+def test_what_is_not_unpacked_says_what_is(ask):
+    answer = ask("POST", "/classify", content=b"x", headers={"content-encoding": "zstd"})
+    refused(answer, 415, "zstd")
+    assert answer.headers["accept-encoding"] == "identity, gzip, deflate"
+
+
+@pytest.mark.parametrize("length", [256, 257, 5000])
+def test_a_long_boundary_is_the_clients_mistake(ask, length):
+    line = "b" * length
+    content = f'--{line}\r\ncontent-disposition: form-data; name="file"\r\n\r\n'.encode() + photo()
+    content += f"\r\n--{line}--\r\n".encode()
+    answer = ask(
+        "POST", "/classify", content=content, headers={"content-type": f"multipart/form-data; boundary={line}"}
+    )
+    assert answer.status_code == (200 if length <= 256 else 400)

@@ -66,7 +66,7 @@ LOOSE = ("/infer", "/classify", "/embed")
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_what_is_described_is_what_is_done(server, mode):
     operations = operations_of(server)
-    assert len(operations) == 11
+    assert len(operations) == 17
     statuses = {status for operation in operations for status in obeyed(operation, mode)}
     assert statuses & ({400, 404, 413, 415} if mode == "negative" else {200})
 
@@ -121,7 +121,8 @@ def test_every_path_is_described(server):
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}", "/v2/models/{name}/ready",
         "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}",
         "/v2/models/{name}/versions/{version}/ready", "/v2/models/{name}/versions/{version}/infer", "/classify",
-        "/metrics",
+        "/metrics", "/v2/models/stats", "/v2/models/{name}/stats", "/v2/models/{name}/versions/{version}/stats",
+        "/v2/models/{name}/config", "/v2/models/{name}/versions/{version}/config", "/v2/repository/index",
     }  # fmt: skip
     for path in document["paths"].values():
         for operation in path.values():
