@@ -24,10 +24,11 @@ from foveate.evaluate.gallery import Gallery
 from foveate.evaluate.judges import shown
 from foveate.evaluate.judges.showing import drawn
 from foveate.facts import Outputs
-from foveate.files import Told, printable, read_as, replacing_folder, write_text
+from foveate.files import Told, inside, printable, read_as, replacing_folder, write_text
 from foveate.hardware.device import default_threads
 from foveate.plans import Plan
 from foveate.preprocess import Preprocess, read_image
+from foveate.programs import check_trusted, remember
 from foveate.runtimes import RUNTIMES, Runner, why_not
 from foveate.target import Target
 
@@ -117,6 +118,8 @@ def write_card(
     outputs: Outputs = "classes",
 ) -> None:
     """What stands beside the model file `file`, which is there already."""
+    if RUNTIMES[plan.target.runtime].code:
+        remember(folder / file)
     plan.save(folder / "plan.json")
     preprocess.save(folder / "preprocess.json")
     card = ModelCard(file=file, outputs=outputs, classes=tuple(classes) if classes else None, note=note)
@@ -148,10 +151,13 @@ class Artefact:
     torch to be installed where its runtime needs none (onnxruntime, openvino)."""
 
     def __init__(
-        self, folder: str | Path, *, threads: int | None = None, device: str | None = None, at: int | None = None
-    ) -> None:
+        self, folder: str | Path, *, threads: int | None = None, device: str | None = None, at: int | None = None,
+        trust: bool = False,
+    ) -> None:  # fmt: skip
         """
         Args:
+            trust: open model files that are programs (of `eager` and `compile`) whoever made them; else only those that
+                this user made on this machine. Files of onnxruntime and openvino are data and need no trust.
             device: to run on, of the kind that it was built for; by default the plan's.
             at: operating point of `frontier` that calls go to; by default the plan's own file.
 
@@ -168,6 +174,7 @@ class Artefact:
         self.frontier = Frontier.load(self.folder) if (self.folder / FRONTIER).exists() else None
         self.threads = threads or self.target.threads or default_threads()
         self._runners: dict[str, Runner] = {}
+        self.trust = trust
         self.at = at
         self._runner(at)
 
@@ -221,9 +228,11 @@ class Artefact:
                 raise InputError(f"operating point {at} of {self.folder}; it has {len(self.frontier or ())}")
             name = self.frontier.points[at].file
         if name not in self._runners:
-            file = self.folder / name
+            file = inside(self.folder, name)
             if not file.exists():
                 raise InputError(f"{self.folder} lacks its model file {name}")
+            if RUNTIMES[self.target.runtime].code and not self.trust:
+                check_trusted(file)
             self._runners[name] = RUNTIMES[self.target.runtime].load(
                 file, precision=self.target.precision, threads=self.threads, device=self.target.device
             )

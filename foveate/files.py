@@ -63,6 +63,31 @@ def read_as(model: type[M], path: str | Path, wrong: str = "is damaged") -> M:
         raise InputError(f"{path} {wrong}: {where}: {first['msg']} (got {first['input']!r:.80})") from None
 
 
+def cache_folder() -> Path:
+    """FOVEATE_CACHE, else foveate's folder under XDG_CACHE_HOME, else ~/.cache/foveate."""
+    if named := os.environ.get("FOVEATE_CACHE"):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "foveate"
+    return Path("~/.cache/foveate").expanduser()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of `folder`, links followed.
+
+    Raises:
+        InputError: where it lies elsewhere: a folder somebody else made may name any file.
+    """
+    path = folder / name
+    try:
+        real, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError, ValueError) as e:  # a loop of links, a name with a NUL
+        raise InputError(f"{folder} names {name!r:.80}, which cannot be looked up: {e}") from None
+    if not real.is_relative_to(root) or real == root:
+        raise InputError(f"{folder} names {name!r:.80}, which is not in it; allowed: files in the folder itself")
+    return path
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to; renames it over `path` at the end, or removes it on any error.

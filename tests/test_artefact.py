@@ -28,7 +28,7 @@ def test_the_device_reaches_the_runner(folder, monkeypatch):
         classmethod(lambda cls, path, **how: asked.append(how) or Runner(lambda x: x, (None,))),
     )
     for device in (None, "cuda:1", "cpu"):
-        opened = Artefact(folder, device=device)
+        opened = Artefact(folder, device=device, trust=True)  # a file that nobody built
         assert opened.target.device == asked[-1]["device"] and opened.plan.target.device == "cuda"
     assert [how["device"] for how in asked] == ["cuda", "cuda:1", "cpu"] and asked[0]["threads"] == 3
 

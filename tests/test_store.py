@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from foveate.profiling.store import Store, cache_folder
+from foveate.files import cache_folder
+from foveate.profiling.store import Store
 
 ROW = ("blocks", 128, 128, 0.5, 20.0, 5, 0)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli.options import AsJson, Threads
+from foveate.cli.options import AsJson, Threads, Trust
 from foveate.console import emit, err, escape, out, stages
 
 
@@ -22,6 +22,7 @@ def run(
         Path | None, typer.Option("--out", help="of a model that draws masks: folder for a PNG a photograph")
     ] = None,
     threads: Threads = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """What a fitted model answers to photographs, and the time each took: the five likeliest classes; of a model that
@@ -43,7 +44,7 @@ def run(
 
     for photo in photos:  # before the model is loaded: bad input is told at once
         read_image(photo)
-    artefact = foveate.open(folder, threads=threads)
+    artefact = foveate.open(folder, threads=threads, trust=trust)
     point = None if budget_ms is None else artefact.within_ms(budget_ms)
     with stages() as progress:
         rows = answer(artefact, photos, gallery=gallery, out=out_dir, progress=progress)
@@ -99,6 +100,7 @@ def serve(
     workers: Annotated[int, typer.Option(help="processes, each with its own model, queue and metrics")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the plan's")] = None,
     threads: Threads = None,
+    trust: Trust = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +123,8 @@ def serve(
     settings = Settings(
         folder=folder, host=host, port=port, name=name, slo_ms=slo_ms, point=point, batch_ms=batch_ms, queue=queue,
         max_body_mb=max_body_mb, max_megapixels=max_megapixels, receive_s=receive_s, drain_s=drain_s,
-        token=token or None, workers=workers, device=device, threads=threads, log_level=log_level,
+        token=token or None, workers=workers, device=device, threads=threads, trust=trust,
+        log_level=log_level,
     )  # fmt: skip
     run_serve(
         settings,

@@ -27,6 +27,7 @@ from foveate.cli.options import (
     RuntimeOpt,
     Seed,
     Threads,
+    Trust,
     Weights,
     asked_model,
     check_asked,
@@ -209,6 +210,7 @@ def evaluate(
     outputs: OutputsOpt = None,
     images: Annotated[int, typer.Option(help="photographs used at most")] = 100_000,
     threads: Threads = None,
+    trust: Trust = False,
     plugin: Plugin = None,
     as_json: AsJson = False,
 ) -> None:
@@ -228,8 +230,8 @@ def evaluate(
     with stages() as progress:
         result = run_evaluate(
             named, task=task, data=data, split=split, page=page, weights=weights, random_weights=random_weights,
-            allow_pickle=allow_pickle, images=images, threads=threads, progress=progress, say=say, outputs=outputs,
-            preprocess=own, **options,
+            allow_pickle=allow_pickle, images=images, threads=threads, trust=trust, progress=progress, say=say,
+            outputs=outputs, preprocess=own, **options,
         )  # fmt: skip
     if not as_json:
         named = {"accuracy": "top1 accuracy"}.get(result.name, result.name)

@@ -53,6 +53,9 @@ PrecisionOpt = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8")]
 DeviceOpt = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 Batch = Annotated[int, typer.Option(help="images a call")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default the physical cores allowed to us")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="open a model file that is a program (eager, compile), whoever made it")
+]
 Seed = Annotated[int, typer.Option(help="seed of every random choice")]
 Plugin = Annotated[
     list[Path] | None,

@@ -36,6 +36,7 @@ def evaluate(
     allow_pickle: bool = False,
     images: int = 100_000,
     threads: int | None = None,
+    trust: bool = False,
     page: str | Path | None = None,
     progress: Progress = lambda stage, share, text: None,
     say: Callable[[Iterable[str]], None] = lambda lines: None,
@@ -52,6 +53,7 @@ def evaluate(
             vectors are the folders, whatever they are called.
         split: of the masks: by default the first of val, validation, test.
         page: a page to write, with what was found on some of the photographs (segmentation).
+        trust: open a built model whose file is a program (`Artefact`).
         say: gets what was done to fit the weights to the model.
         outputs, preprocess, model_kwargs: of a model that is named, as `load` takes them.
 
@@ -66,7 +68,7 @@ def evaluate(
         own = {"outputs": outputs, "preprocess": preprocess}
         if given := [*(name for name, value in own.items() if value is not None), *model_kwargs]:
             raise InputError(f"{target} is a model that was built; allowed beside it: no {', '.join(given)}")
-        opened = Artefact(target, threads=threads)
+        opened = Artefact(target, threads=threads, trust=trust)
         tags: dict[str, Tag] = {"runtime": opened.plan.target.runtime, "precision": opened.plan.target.precision}
     else:
         opened = load(

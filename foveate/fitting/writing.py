@@ -9,7 +9,9 @@ from foveate.files import replacing_folder, write_text
 from foveate.fitting.findings import Findings
 from foveate.fitting.points import frontier_of, point_rows
 from foveate.fitting.rows import rows_of
+from foveate.programs import remember
 from foveate.result import write_results
+from foveate.runtimes import RUNTIMES
 from foveate.written import Verdict
 
 
@@ -52,4 +54,6 @@ def copy_builds(found: Findings, part: Path) -> dict[str, str]:
         for file in sorted(build.file.parent.iterdir()):
             shutil.copy2(file, part / folder / file.name)
         files[label] = (folder / build.file.name).as_posix()
+        if RUNTIMES[build.plan.target.runtime].code:
+            remember(part / files[label])
     return files

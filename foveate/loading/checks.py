@@ -1,18 +1,25 @@
 """What a caller says of a model, checked before anything is fetched or filled: its name, options and kind of output."""
 
+import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from foveate.adapters import describe
+from foveate.adapters import ADAPTERS, describe
 from foveate.errors import InputError, one_of
 from foveate.facts import OUTPUTS, Facts, Outputs
 from foveate.loading.bundled import BUNDLED, BUNDLED_KWARGS
 from foveate.loading.create import create
 from foveate.loading.suggest import nearest_names
 from foveate.plans import Kwarg
+
+# Past these it would take minutes, or all memory, to find out that there is no such model.
+MOST = {"depth": 512, "img_size": 8192, "embed_dim": 65_536, "num_heads": 4096, "patch_size": 4096, "in_chans": 4096}
+MOST_OF_ANY = 10_000_000
 
 # The last layers of classifiers and decoders: as many rows as classes.
 HEADS = ("head.weight", "process_head.weight", "decoder.mask_norm.weight", "decoder.final_conv.weight")
@@ -34,6 +41,12 @@ def checked(name: str, kwargs: Mapping[str, Kwarg], outputs: str | None) -> tupl
             )
         if key in inspect.signature(timm.create_model).parameters:  # would name files to read
             raise InputError(f"model option {key} is timm's own; allowed: arguments of the model, such as img_size")
+        # A list of what is known, not of what is bad: timm passes on what it does not know, and more with each version.
+        if key not in (known := options_of_models()):
+            raise InputError(f"unknown model option {key!r}; {nearest(key, known)}")
+        numbers = value if isinstance(value, list | tuple) else [value] if type(value) is int else []
+        if bad := [v for v in numbers if abs(v) > MOST.get(key, MOST_OF_ANY)]:
+            raise InputError(f"model option {key}={bad[0]}; allowed: at most {MOST.get(key, MOST_OF_ANY):,}")
     if type(count := kwargs.get("num_classes", 0)) is not int or count < 0:
         raise InputError(f"model option num_classes={count!r}; allowed: a whole number, 0 for no classifier")
     if name != BUNDLED and not timm.is_model(name):
@@ -45,6 +58,23 @@ def checked(name: str, kwargs: Mapping[str, Kwarg], outputs: str | None) -> tupl
             kwargs["dynamic_img_size"] = False
             sketch = create(name, kwargs)
     return kwargs, outputs_of(describe(sketch), outputs)
+
+
+@cache
+def options_of_models() -> frozenset[str]:
+    """The arguments of all model classes that have an adapter."""
+    found = set[str]()
+    for name in ADAPTERS:
+        module, _, cls = name.rpartition(".")
+        found |= inspect.signature(getattr(import_module(module), cls)).parameters.keys()
+    return frozenset(found - {"kwargs", "args"})
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """Which option may have been meant, or which there are."""
+    if close := difflib.get_close_matches(key, known, n=3):
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(sorted(known))}"
 
 
 def read_off(

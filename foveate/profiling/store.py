@@ -5,13 +5,14 @@ two processes may write at once. The store is a cache: whatever goes wrong with 
 """
 
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+
+from foveate.files import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,6 @@ CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, written REAL, profile
 """
 # part, n, m, ratio to the reference, the reference's ms, rounds, and 1 where others worked meanwhile
 Row = tuple[str, int, int, float, float, int, int]
-
-
-def cache_folder() -> Path:
-    """FOVEATE_CACHE, else foveate's folder under XDG_CACHE_HOME, else ~/.cache/foveate."""
-    if named := os.environ.get("FOVEATE_CACHE"):
-        return Path(named)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "foveate"
-    return Path("~/.cache/foveate").expanduser()
 
 
 class Store:

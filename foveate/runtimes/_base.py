@@ -75,6 +75,7 @@ class Runtime(ABC):
     devices: ClassVar[tuple[str, ...]] = (DEVICE,)  # kinds of device it knows, present here or not
     packages: ClassVar[tuple[str, ...]] = ()  # distributions whose versions belong to every figure
     suffix: ClassVar[str]  # of the main file
+    code: ClassVar[bool] = True  # is it a program, which loading runs, or data alone?
 
     @classmethod
     @abstractmethod

@@ -22,6 +22,7 @@ class OnnxRuntime(Runtime):
     kinds = ("fp32", "int8")
     packages = ("onnxruntime",)
     suffix = ".onnx"
+    code = False
     _pool: int | None = None  # threads of the pool that all sessions of this process share, if they do
 
     @classmethod

@@ -23,6 +23,7 @@ class OpenVino(Runtime):
     kinds = ("fp32", "bf16", "int8")
     packages = ("openvino",)
     suffix = ".xml"
+    code = False
 
     @classmethod
     def warm(cls) -> None:

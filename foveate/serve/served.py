@@ -31,7 +31,7 @@ class Served:
         if own_process:
             prepare(settings)
         chosen: dict[str, Any] = {} if settings.device is None else {"device": settings.device}
-        self.artefact = artefact = Artefact(settings.folder, threads=settings.threads, **chosen)
+        self.artefact = artefact = Artefact(settings.folder, threads=settings.threads, trust=settings.trust, **chosen)
         self.frontier = frontier = artefact.frontier
         points = 1 if frontier is None else len(frontier)
         if frontier is None and settings.slo_ms is not None:

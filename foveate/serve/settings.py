@@ -38,6 +38,7 @@ class Settings:
     workers: int = 1
     device: str | None = None  # by default the plan's
     threads: int | None = None
+    trust: bool = False  # open a model file that is a program, whoever made it
     log_level: str = "info"
 
     def __post_init__(self) -> None:

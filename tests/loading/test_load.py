@@ -120,7 +120,7 @@ def test_bundled_weights_load_or_say_what_is_missing(monkeypatch, tmp_path):
         (f"{NAME}.nope", {}, r"Invalid pretrained tag \(nope\)"),
         ("resnet18", {}, r"no adapter for timm\.models\.resnet\.ResNet"),
         ("swin_tiny_patch4_window7_224", {}, "no adapter for .*SwinTransformer"),
-        (NAME, {"speed": 3}, f"cannot build {NAME} with speed=3: .*unexpected keyword argument 'speed'"),
+        (NAME, {"speed": 3}, "unknown model option 'speed'; known: .*img_size"),
         (NAME, {"num_heads": 5}, f"cannot build {NAME} with num_heads=5"),
         (NAME, {"global_pool": "max"}, "pooling 'max' is not supported"),
         (NAME, {"num_classes": 2.5}, "num_classes=2.5; allowed: a whole number"),
