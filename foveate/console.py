@@ -51,17 +51,19 @@ def say(lines: Iterable[str]) -> None:
 
 
 def escape(text: str) -> str:
+    """Text that a user or a file gave, to stand in a line: brackets are no markup in it, and a terminal obeys none of
+    it."""
     from rich.markup import escape as rich_escape
 
-    return rich_escape(text)
+    return rich_escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
 
 
-def table(*names: str, **how: Any) -> "Table":
+def table(*names: str, title: str | None = None, **how: Any) -> "Table":
     """An empty table with these columns. What is too wide for its column is folded: a figure that is cut says less than
     none."""
     from rich.table import Table
 
-    made = Table(**how)
+    made = Table(title=None if title is None else escape(title), **how)
     for name in names:
         made.add_column(name, overflow="fold")
     return made
@@ -80,15 +82,24 @@ def command_line() -> str:
 
 
 class Stopped(BaseException):
-    """Ctrl-C, under a name that no library between us and `guarded` catches."""
+    """Ctrl-C or SIGTERM, under a name that no library between us and `guarded` catches."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number  # as shells have it
 
 
-def stop(*_: object) -> None:
-    raise Stopped
+def stop(number: int, _: object = None) -> None:
+    """Ends what runs; what is open is closed on the way. Another signal does not break into that."""
+    import signal
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
 
 
 def guarded(app: Callable[[], object]) -> None:
-    """Run it: user errors and the system's (a full disk) become one line and exit code 2, Ctrl-C exit code 130."""
+    """Run it: user errors and the system's (a full disk) become a line and exit code 2, signals a line and 130 or 143."""
     import logging
     import signal
 
@@ -96,7 +107,8 @@ def guarded(app: Callable[[], object]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names beyond what a terminal or a pipe can write are escaped there
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    signal.signal(signal.SIGINT, stop)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
     try:
         app()
     except ModuleNotFoundError as e:
@@ -107,6 +119,6 @@ def guarded(app: Callable[[], object]) -> None:
     except (InputError, OSError) as e:
         err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
         sys.exit(2)
-    except Stopped:
+    except Stopped as e:
         err.print("stopped; nothing half-written")
-        sys.exit(130)
+        sys.exit(e.code)

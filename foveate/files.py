@@ -1,6 +1,9 @@
 """Writing that leaves nothing half-written: a temporary name beside the target, then a rename."""
 
+import ctypes
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +16,9 @@ from pydantic import BaseModel, ValidationError, model_validator
 from foveate.errors import InputError
 
 M = TypeVar("M", bound=BaseModel)
+LOCK = ".lock"
+PLAN, STAGED = "plan.json", ".foveate-"  # what marks a folder as written by foveate, or as being written
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # Linux's numbers
 
 
 def printable(text: str) -> str:
@@ -89,6 +95,38 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While this lasts no other process gets the same folder; it ends with the process, however that ends.
+
+    Raises:
+        InputError: another process has it, or it cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a system that can
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")  # it stays: of two that wait for one, each must find the same
+    except OSError as e:
+        raise InputError(f"cannot write {folder}: {_reason(e)}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise InputError(
+                f"process {file.read(20).strip() or 'unknown'} is writing into {folder}; allowed: another --out, or "
+                "this one when that has ended"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to; renames it over `path` at the end, or removes it on any error.
 
@@ -114,25 +152,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """As `replacing`, for a folder: yields an empty one beside `path`, swaps it in at the end.
+    """As `replacing`, for a folder: yields an empty one, whose contents are those of `path` at the end.
 
-    An existing folder is replaced only if it is empty or holds a `plan.json`, that is, something foveate wrote.
+    An existing folder is replaced only if it is empty or holds a `plan.json`, that is, something foveate wrote. The two
+    are exchanged in one step, so that one of them is there at any moment. A folder that cannot be moved (a mount point,
+    a container's volume, the current folder) gets its files replaced: `plan.json` goes first and comes last, so that it
+    is never taken for a whole one in between.
     """
-    path = Path(path)
+    path = real = Path(path)
     check_folder(path)
     part = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        real = path.resolve()  # a link to a folder stays one
+        stays = real.is_dir() and not movable(real)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=STAGED if stays else f".{real.name}-", dir=real if stays else real.parent))
         part.chmod(0o777 & ~_umask())
         yield part
-        old = None
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            path.replace(old)
-        part.replace(path)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        if stays:
+            _refill(real, part)
+        elif real.exists():
+            _exchange(part, real)
+        else:
+            part.replace(real)
     except OSError as e:
         raise InputError(f"cannot write {path}: {_reason(e)}") from None
     finally:
@@ -145,16 +187,66 @@ def check_folder(path: str | Path) -> None:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"output folder {path} is a file")
-    if path.is_dir() and any(path.iterdir()) and not (path / "plan.json").exists():
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"output folder {path} is a link to {path.readlink()}, which is not there")
+    inside = list(path.iterdir()) if path.is_dir() else []
+    ours = any(p.name == PLAN or p.name.startswith(STAGED) for p in inside)
+    if inside and not ours:
         raise InputError(f"output folder {path} holds something that foveate did not write; name another or empty it")
-    parent = path.absolute().parent
+    real = path.resolve()
+    parent = real if real.is_dir() and not movable(real) else real.parent
     while not parent.exists():
         parent = parent.parent
     try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
+        with tempfile.TemporaryDirectory(prefix=STAGED, dir=parent) as one:  # made, renamed, removed: as at the end
+            two = Path(f"{one}-moved")
+            Path(one).rename(two)
+            two.rename(one)
     except OSError as e:
         raise InputError(f"cannot write {path}: {_reason(e)}") from None
+
+
+def movable(folder: Path) -> bool:
+    """May another folder take this one's place by a rename? Not where something is mounted on it or on which somebody
+    stands: a shell in the current folder would be left in one that is gone."""
+    if folder.is_mount() or Path.cwd().is_relative_to(folder):
+        return False
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return True
+    # Bind mounts of one file system are no mount points to `is_mount`. Spaces and the like stand there as octals.
+    points = {re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4]) for line in lines}
+    return str(folder) not in points
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """`new` in the place of `old`, which is then in the place of `new`; at once, where Linux can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = os.fsencode(new), os.fsencode(old)
+        if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+            return
+        if (number := ctypes.get_errno()) not in (errno.ENOSYS, errno.EINVAL):  # not on this file system
+            raise OSError(number, os.strerror(number))
+    aside = Path(tempfile.mkdtemp(prefix=f".{old.name}-old-", dir=old.parent))
+    old.replace(aside)
+    try:
+        new.replace(old)
+    except OSError:
+        aside.replace(old)
+        raise
+    aside.replace(new)
+
+
+def _refill(folder: Path, part: Path) -> None:
+    """The contents of `part`, which lies in `folder`, in the place of what else is there."""
+    (folder / PLAN).unlink(missing_ok=True)
+    for old in folder.iterdir():
+        if not old.name.startswith(STAGED):
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for new in sorted(part.iterdir(), key=lambda new: new.name == PLAN):
+        new.replace(folder / new.name)
 
 
 def write_text(path: str | Path, text: str) -> Path:

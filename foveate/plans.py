@@ -12,14 +12,17 @@ from foveate.target import Target, lifted
 Kwarg = bool | int | float | str | tuple[int, ...]  # of a model's constructor
 
 
+MOST_BLOCKS, MOST_TOKENS = 512, 2**22  # past these it is no vision transformer, and a reader would be long busy
+
+
 class Step(BaseModel):
     """One reduction: `method` leaves `tokens` tokens (prefix included) between attention and MLP of 0-based `block`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    block: int = Field(ge=0)
+    block: int = Field(ge=0, lt=MOST_BLOCKS)
     method: str
-    tokens: int = Field(ge=1)
+    tokens: int = Field(ge=1, le=MOST_TOKENS)
     options: dict[str, bool | int | float | str] = {}
 
     def __str__(self) -> str:
@@ -35,9 +38,9 @@ class ModelRef(Told):
     weights: Literal["bundled", "hub", "file", "random", "object"]
     sha256: str | None = None  # of the state dict's tensors, so that a plan is not applied to other weights unseen
     kwargs: dict[str, Kwarg] = Field(default_factory=dict)
-    tokens: int
-    depth: int
-    prefix: int
+    tokens: int = Field(ge=1, le=MOST_TOKENS)
+    depth: int = Field(ge=1, le=MOST_BLOCKS)
+    prefix: int = Field(ge=0, le=MOST_TOKENS)
 
 
 class Plan(BaseModel):

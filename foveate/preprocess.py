@@ -33,6 +33,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if _
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the channels of a model
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
+Side = Annotated[int, Field(ge=1, le=8192)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -47,8 +48,8 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
+    size: tuple[Side, Side]
+    crop_pct: Annotated[float, Field(ge=0.05, le=1)] = 0.875  # of less, resizing would make an image of any size
     crop_mode: Literal["center", "squash"] = "center"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[Finite, ...] = (0.485, 0.456, 0.406)
@@ -165,6 +166,8 @@ def read_image(path: str | Path, *, channels: int = 3) -> Image.Image:
     try:
         if path.is_dir():
             raise InputError(f"image {path} is a folder; allowed: one of {' '.join(SUFFIXES)}")
+        if path.exists() and not path.is_file():  # a pipe or a device is never at its end
+            raise InputError(f"image {path} is no regular file; allowed: one of {' '.join(SUFFIXES)}")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(f"image {path} has {path.stat().st_size:,} bytes; allowed: at most {MAX_FILE_BYTES:,}")
         data = path.read_bytes()

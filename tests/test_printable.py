@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from foveate.artefact import ModelCard
+from foveate.console import escape, out, table
 from foveate.files import printable
 from foveate.plans import ModelRef
 from foveate.result import Result, read_results, write_results
@@ -44,6 +45,22 @@ guarded(app)
     assert done.returncode == 0, done.stderr
     for told in (done.stdout, done.stderr):
         assert told.startswith("café ".encode(encoding, "backslashreplace")) and told.rstrip().endswith(b"es")
+
+
+@pytest.mark.parametrize("name", ["lr[bold]x", "a[/]b", "[red]", "back\\[bold]"])
+def test_brackets_in_a_name_are_no_markup(name):
+    with out.capture() as said:
+        out.print(f"[bold]{escape(name)}[/]")
+        out.print(f"written  {escape(name)}/")
+        out.print(table("x", title=name))
+    first, second, *rest = said.get().splitlines()
+    assert (first, second) == (name, f"written  {name}/") and any(name in line for line in rest)
+
+
+def test_a_terminal_obeys_no_name(capsys):
+    with out.capture() as said:
+        out.print(escape("cat\x1b[2J\x07dog\u202e"))
+    assert said.get() == "cat\\x1b[2J\\x07dog\\u202e\n"
 
 
 @pytest.mark.slow

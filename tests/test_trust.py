@@ -95,3 +95,24 @@ def test_a_link_within_the_folder_is_followed(tmp_path):
 def test_options_of_a_model_are_known_ones_within_bounds(options, told):
     with pytest.raises(InputError, match=told):
         foveate.load("vit_tiny_patch16_224", random_weights=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "told"),
+    [
+        ("plan.json", {"model": {"depth": 100_000}}, "depth"),
+        ("plan.json", {"model": {"tokens": 10**9}}, "tokens"),
+        ("plan.json", {"target": {"threads": 100_000}}, "threads"),
+        ("plan.json", {"target": {"batch": 10**6}}, "batch"),
+        ("preprocess.json", {"size": [100_000, 32]}, "size"),
+        ("preprocess.json", {"crop_pct": 1e-7}, "crop_pct"),
+    ],
+)
+def test_numbers_that_a_folder_gives_are_bounded(tmp_path, file, changed, told):
+    folder = exported(tmp_path / "out", "onnxruntime")
+    found = json.loads((folder / file).read_text())
+    for key, value in changed.items():
+        found[key] = found[key] | value if isinstance(value, dict) else value
+    (folder / file).write_text(json.dumps(found))
+    with pytest.raises(InputError, match=told):
+        Artefact(folder)

@@ -51,7 +51,7 @@ def run(
     if point is not None:
         err.print(f"point    {escape(str(point))}")
     if artefact.card.note:
-        err.print(f"[bold red]note[/] {_shown(artefact.card.note)}")
+        err.print(f"[bold red]note[/] {escape(artefact.card.note)}")
     if not as_json:
         for row in rows:
             _print_row(row)
@@ -63,22 +63,17 @@ def run(
 
 
 def _print_row(row: dict[str, Any]) -> None:
-    out.print(f"[bold]{_shown(row['image'])}[/]  {row['latency_ms']:.2f} ms")
+    out.print(f"[bold]{escape(row['image'])}[/]  {row['latency_ms']:.2f} ms")
     for name, share in row.get("top", ()):
-        out.print(f"  {share:6.1%}  {_shown(str(name))}")
+        out.print(f"  {share:6.1%}  {escape(str(name))}")
     if "norm" in row and "nearest" not in row:
         out.print(f"  a vector of length {row['norm']:.4g}")
     for near in row.get("nearest", ()):
-        out.print(f"  {near['cosine']:6.3f}  {_shown(near['name'])}")
+        out.print(f"  {near['cosine']:6.3f}  {escape(near['name'])}")
     for part in row.get("shares", ()):
-        out.print(f"  {part['share']:6.1%}  {_shown(part['class'])}")
+        out.print(f"  {part['share']:6.1%}  {escape(part['class'])}")
     if "mask" in row:
-        out.print(f"  written {_shown(row['mask'])}")
-
-
-def _shown(text: str) -> str:
-    """Text that a file gave, without what a terminal would obey."""
-    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        out.print(f"  written {escape(row['mask'])}")
 
 
 def serve(

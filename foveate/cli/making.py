@@ -31,7 +31,7 @@ from foveate.cli.options import (
     check_asked,
     model_options,
 )
-from foveate.console import command_line, emit, err, say, stages
+from foveate.console import command_line, emit, err, escape, say, stages
 
 
 def fit(
@@ -138,7 +138,7 @@ def export(
         plan, weights=weights, allow_pickle=allow_pickle, runtime=runtime, precision=precision, batch=batch, data=data,
         out=out_dir,
     )  # fmt: skip
-    err.print(f"written  {folder}/")
+    err.print(f"written  {escape(str(folder))}/")
     emit({"folder": str(folder)}, as_json)
 
 
@@ -166,5 +166,5 @@ def train(
     with stages() as progress:
         done = run_train(made, out_dir or Path("runs") / recipe.stem, resumed=resume, progress=progress)
     err.print(f"best     {done.best_score:.2f} % {done.figure} ({done.steps:,} steps, {done.seconds / 60:.1f} min)")
-    err.print(f"written  {done.out}/ (best.safetensors, last.pt to resume from, log.csv)")
+    err.print(f"written  {escape(str(done.out))}/ (best.safetensors, last.pt to resume from, log.csv)")
     emit({k: str(v) if isinstance(v, Path) else v for k, v in vars(done).items()}, as_json)

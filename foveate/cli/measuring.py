@@ -155,7 +155,18 @@ def compare(
             options=options, device=device, seconds=seconds, fresh=fresh, say=lambda line: say([line]),
         )  # fmt: skip
     if not as_json:
-        made = table("level", "method", "speed-up", "99 %", "agreement", "loss", "drop", "GMACs", box=SIMPLE_HEAD)
+        made = table(
+            "level",
+            "method",
+            "speed-up",
+            "99 %",
+            "agreement",
+            "loss",
+            "drop",
+            "GMACs",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for r in rows:
             made.add_row(
                 f"{r['level']:.2f}", r["method"], f"{r['speedup']:.3f}", f"{r['low']:.3f}-{r['high']:.3f}",
@@ -163,7 +174,7 @@ def compare(
                 f"{r['gmacs']:.3f}",
             )  # fmt: skip
         out.print(made)
-    err.print(f"written  {out_dir}/ (compare.html, results.jsonl)")
+    err.print(f"written  {escape(str(out_dir))}/ (compare.html, results.jsonl)")
     emit({"rows": rows}, as_json)
 
 
@@ -235,7 +246,7 @@ def evaluate(
         )  # fmt: skip
     if not as_json:
         named = {"accuracy": "top1 accuracy"}.get(result.name, result.name)
-        out.print(f"{result.model_copy(update={'name': named})}, {result.n} photographs")
+        out.print(escape(f"{result.model_copy(update={'name': named})}, {result.n} photographs"))
     if page is not None:
-        err.print(f"written  {page}")
+        err.print(f"written  {escape(str(page))}")
     emit(result.model_dump(mode="json"), as_json)

@@ -1,6 +1,7 @@
 """Where photographs lie: a folder, a .zip or .tar files, read alike and never unpacked."""
 
 import os
+import stat
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -67,7 +68,10 @@ class Folder(Source):
         def read(name: str) -> bytes:
             path = self.root / name
             try:
-                _check_bytes(f"{self.shown}/{name}", path.stat().st_size)
+                about = path.stat()
+                if not stat.S_ISREG(about.st_mode):  # a pipe or a device is never at its end
+                    raise InputError(f"{self.shown}/{name} is no regular file")
+                _check_bytes(f"{self.shown}/{name}", about.st_size)
                 return path.read_bytes()
             except OSError as e:
                 raise InputError(f"cannot read {path}: {e.strerror or e}") from None

@@ -5,6 +5,7 @@ where a run was broken off changes a pixel.
 """
 
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -96,13 +97,16 @@ def loader(samples: Samples, batches: list[list[Key]], workers: int) -> Iterator
     apart = torch.Generator().manual_seed(0)  # a loader draws a seed: from the run's numbers, resuming would shift them
     made: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, collate_fn=collated, generator=apart,
-        prefetch_factor=4 if workers else None, worker_init_fn=one_thread if workers else None,
+        prefetch_factor=4 if workers else None, worker_init_fn=begin_worker if workers else None,
     )  # type: ignore[arg-type]  # fmt: skip
     return iter(made)
 
 
-def one_thread(worker: int) -> None:
+def begin_worker(worker: int) -> None:
+    """One thread; a Ctrl-C is for the process that asked, which then ends this one."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def collated(rows: list[tuple[Any, Any, int, str]]) -> Batch:

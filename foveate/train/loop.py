@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError, NotAvailable
+from foveate.files import locked
 from foveate.loading.card import Card
 from foveate.runtimes import RUNTIMES
 from foveate.train.data import Batch, Samples, loader, order, share
@@ -76,10 +77,11 @@ def train(
         run.resume()
     elif run.main and (run.out / LAST).exists():
         raise InputError(f"{run.out} holds a run already: go on with it (--resume), or name another --out")
-    try:
-        return run.go(save_seconds)
-    finally:
-        run.close()
+    with locked(run.out) if run.main else nullcontext():
+        try:
+            return run.go(save_seconds)
+        finally:
+            run.close()
 
 
 class _Run:
