@@ -32,8 +32,10 @@ REFINING = 12  # points beyond the coarse grid that progress reckons with
 
 
 class Meter(Protocol):
-    """What measures: `meter.RuntimeMeter`. Every method returns one point a count or method, in order."""
+    """What measures: `meter.RuntimeMeter`. It builds what it lacks; `build` only does so beforehand. Every other method
+    returns one point a count or method, in order."""
 
+    def build(self, methods: Sequence[str], counts: Sequence[int], told: Callable[[str], None]) -> None: ...
     def blocks(self, counts: Sequence[int]) -> list[Point]: ...
     def attention(self, counts: Sequence[int]) -> list[Point]: ...
     def ends(self) -> list[Point]: ...
@@ -196,6 +198,7 @@ def run(
         return explore(blocks, low, high, MOST_POINTS, known=ratios, at_once=at_once).complete
 
     if ("ends", high, high) not in known:
+        meter.build(methods, halves, tell)
         measure("ends", [high])
     for group in _groups([n for n in spread if ("attention", n, n) not in known], at_once):
         measure("attention", group)

@@ -8,6 +8,7 @@ slows down slows both.
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,6 +23,8 @@ from foveate.profiling.curve import Point
 from foveate.profiling.quiet import others_worked
 from foveate.profiling.stack import Ends, Reductions, Stack, trial
 from foveate.runtimes import RUNTIMES, Worker
+from foveate.runtimes._export import ONE_AT_A_TIME
+from foveate.runtimes.worker import stop_converting
 from foveate.target import Target
 
 # Runtimes whose loaded model is one and the same for every count; others are loaded once a count, as they are deployed.
@@ -63,6 +66,28 @@ class RuntimeMeter:
     def __exit__(self, *error: Any) -> None:
         self._opened.__exit__(*error)
 
+    def build(self, methods: Sequence[str], counts: Sequence[int], told: Callable[[str], None]) -> None:
+        """Build every part beforehand, the reductions of `methods` on about `counts` tokens among them.
+
+        Where a runtime converts graphs in a process of its own, one part is converted while the next is exported: of an
+        int8 model quantising takes longer than anything else here.
+        """
+        if not hasattr(self.runtime, "convert"):
+            return
+        build = list[Callable[[], Part]]()
+        build += [lambda p=part: self._stack(p) for part in ("blocks", "attention")]
+        build.append(self._ends)
+        build += [lambda m=m, n=n: self._reduction(m, n)[0] for n in counts for m in (None, *methods)]
+        pool = ThreadPoolExecutor(2, thread_name_prefix="build")
+        try:
+            for number, _ in enumerate(pool.map(lambda one: one(), build), 1):
+                told(f"{number} of {len(build)} parts built")
+        except BaseException:  # a Ctrl-C waits for no converter
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_converting()
+            raise
+        pool.shutdown()
+
     def blocks(self, counts: Sequence[int]) -> list[Point]:
         return self._stacks("blocks", counts)
 
@@ -71,21 +96,17 @@ class RuntimeMeter:
 
     def ends(self) -> list[Point]:
         x = self._random(self.batch, *self.facts.image)
-        part = self._built("ends", lambda: Ends(self.reduced), x.shape)
-        timed = self._time({"ends": (part, x)}, from_host=True)
+        timed = self._time({"ends": (self._ends(), x)}, from_host=True)
         n = self.facts.tokens
         return [_median("ends", n, n, timed.ratios[0], timed)]
 
     def reduce(self, methods: Sequence[str], n: int) -> list[Point]:
         """One reduction of about n tokens: two in a row where possible, against keeping the first ones for nothing."""
-        f = self.facts
-        start, counts = trial(n, f.tokens, f.prefix, f.depth)
-        x = self._random(self.batch, start, f.width)
-        models: dict[str, tuple[Part, np.ndarray]] = {}
+        models, counts, x = dict[str, tuple[Part, np.ndarray]](), list[int](), np.empty(0)
         for method in (None, *methods):
-            name = f"{method or 'none'} {n}"
-            made = self._built(name, lambda t=method: Reductions(self.model, t, counts), x.shape, self.reducing)
-            models[name] = (made, x)
+            part, counts, shape = self._reduction(method, n)
+            x = x if len(x) else self._random(*shape)
+            models[f"{method or 'none'} {n}"] = (part, x)
         timed = self._time(models, repeat=3)
         free, *ratios = timed.ratios
         return [
@@ -102,10 +123,22 @@ class RuntimeMeter:
 
     def _stack(self, part: str) -> "Part":
         if part not in self.parts:
-            stack = Stack(self.reduced, attention_only=part == "attention")
-            self.added = stack.added
+            with ONE_AT_A_TIME:
+                stack = Stack(self.reduced, attention_only=part == "attention")
+                self.added = stack.added
             self._built(part, lambda: stack, (self.batch, None, self.facts.width))
         return self.parts[part]
+
+    def _ends(self) -> "Part":
+        return self._built("ends", lambda: Ends(self.reduced), (self.batch, *self.facts.image))
+
+    def _reduction(self, method: str | None, n: int) -> "tuple[Part, list[int], tuple[int, ...]]":
+        """(the part, its counts after each reduction, the shape that it takes)."""
+        f = self.facts
+        start, counts = trial(n, f.tokens, f.prefix, f.depth)
+        shape = (self.batch, start, f.width)
+        made = lambda: Reductions(self.model, method, counts)
+        return self._built(f"{method or 'none'} {n}", made, shape, self.reducing), counts, shape
 
     def _time(self, models: "dict[str, tuple[Part, np.ndarray]]", repeat: int = 1, from_host: bool = False) -> "Timed":
         """Time models beside the reference.
@@ -152,13 +185,14 @@ class RuntimeMeter:
     ) -> "Part":
         """`precision`: by default the target's."""
         if name not in self.parts:
-            precision, calibration = precision or self.target.precision, None
-            if precision == "int8":  # for timing alone: any values do
-                calibration = self._random(2 * self.batch, *(n or self.facts.tokens for n in shape[1:]))
-            folder = self._folder / str(len(self.parts))
+            with ONE_AT_A_TIME:  # until it is exported
+                precision, calibration = precision or self.target.precision, None
+                if precision == "int8":  # for timing alone: any values do
+                    calibration = self._random(2 * self.batch, *(n or self.facts.tokens for n in shape[1:]))
+                made = module().eval()
             file = self.runtime.build(
-                module().eval(), folder, shape=shape, precision=precision, device=self.target.device,
-                calibration=calibration,
+                made, self._folder / name.replace(" ", "-"), shape=shape, precision=precision,
+                device=self.target.device, calibration=calibration,
             )  # fmt: skip
             self.parts[name] = Part(file, precision)
         return self.parts[name]

@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "x", "y"
 OPSET = 20  # has GELU as one operator; the attention operator of 23 does not take our masks in every runtime
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}  # torch's names
+ONE_AT_A_TIME = threading.RLock()  # torch.export changes what is global; converters run in processes of their own
 TALKERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
@@ -54,9 +56,10 @@ def onnx_file(model: "nn.Module", shape: Shape, path: Path) -> Path:
 
     Open dimensions are named d0, d1, ...; nodes keep the names of the modules they came from.
     """
-    if _shared is not None:
-        return _shared.get(model, shape)
-    return _onnx_file(model, shape, path)
+    with ONE_AT_A_TIME:
+        if _shared is not None:
+            return _shared.get(model, shape)
+        return _onnx_file(model, shape, path)
 
 
 @contextlib.contextmanager

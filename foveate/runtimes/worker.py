@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -164,6 +164,25 @@ def convert(
     device: str = DEVICE,
 ) -> None:
     """Have a process of its own make `target` from `graph`: converters take the weights' size several times over."""
-    with Worker(runtime, threads=os.cpu_count() or 1, device=device) as worker:
+    with Worker(runtime, threads=os.cpu_count() or 1, device=device) as worker, _converting(worker):
         arrays = [] if precision != "int8" or calibration is None else list(batches(calibration, batch))
         worker._ask("convert", arrays, graph=str(graph.absolute()), target=str(target.absolute()), precision=precision)
+
+
+_CONVERTERS: set[Worker] = set()
+
+
+@contextlib.contextmanager
+def _converting(worker: Worker) -> Iterator[None]:
+    _CONVERTERS.add(worker)
+    try:
+        yield
+    finally:
+        _CONVERTERS.discard(worker)
+
+
+def stop_converting() -> None:
+    """End all converters, whichever threads wait for them; `convert` raises a RuntimeError there."""
+    for worker in list(_CONVERTERS):
+        if worker._process is not None:
+            worker._process.kill()

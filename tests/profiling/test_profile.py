@@ -177,3 +177,33 @@ def test_reductions_in_an_int8_model_are_timed_in_what_they_stay_in(runtime):
     stays = RUNTIMES[runtime].beside_int8("cpu")
     assert inside == {"none 40": stays, "topk 40": stays, "blocks": "int8"} and stays != "int8"
     assert point.part == "reduce:topk" and point.rounds >= 5
+
+
+def test_parts_built_beforehand_are_those_that_are_timed(monkeypatch):
+    from foveate.profiling.meter import RuntimeMeter
+    from foveate.runtimes import RUNTIMES
+
+    if (reason := RUNTIMES["onnxruntime"].why_not("int8")) is not None:
+        pytest.skip(reason)
+    told = []
+    with RuntimeMeter(vit(), Target(runtime="onnxruntime", precision="int8", threads=1)) as meter:
+        meter.build(["topk"], [40, 20], told.append)
+        parts = dict(meter.parts)
+        assert set(parts) == {"blocks", "attention", "ends", "none 40", "topk 40", "none 20", "topk 20"}
+        assert len(told) == 7 and len({part.file for part in parts.values()}) == 7
+        monkeypatch.setattr(meter, "runtime", None)  # nothing more is built
+        assert meter.ends()[0].ratio > 0 and len(meter.reduce(["topk"], 40)) == 1
+        assert len(meter.attention([20, 40])) == len(meter.blocks([20, 65])) == 2
+
+
+def test_what_fails_or_is_stopped_while_building_ends_the_converters(monkeypatch):
+    from foveate.profiling import meter
+    from foveate.runtimes import worker
+
+    stopped = []
+    monkeypatch.setattr(meter, "stop_converting", lambda: stopped.append(worker.stop_converting()))
+    with meter.RuntimeMeter(vit(), Target(runtime="onnxruntime", threads=1)) as made:
+        monkeypatch.setattr(made, "_ends", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made.build(["topk"], [40, 20], lambda line: None)
+    assert stopped == [None]
