@@ -99,7 +99,7 @@ def stop(number: int, _: object = None) -> None:
 
 
 def guarded(app: Callable[[], object]) -> None:
-    """Run it: what users and systems (a full disk) get wrong is a line and exit code 2, a signal a line and 130 or 143."""
+    """Run it: what users or systems (a full disk) get wrong is a line and exit code 2, a signal one and 130 or 143."""
     import logging
     import signal
 

@@ -8,7 +8,7 @@ slows down slows both.
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,8 +23,8 @@ from foveate.profiling.curve import Point
 from foveate.profiling.quiet import others_worked
 from foveate.profiling.stack import Ends, Reductions, Stack, trial
 from foveate.runtimes import RUNTIMES, Worker
-from foveate.runtimes._export import ONE_AT_A_TIME
-from foveate.runtimes.worker import stop_converting
+from foveate.runtimes._export import write_onnx
+from foveate.runtimes.worker import convert, stop_converting
 from foveate.target import Target
 
 # Runtimes whose loaded model is one and the same for every count; others are loaded once a count, as they are deployed.
@@ -54,6 +54,7 @@ class RuntimeMeter:
         self.loaded: set[str] = set()
         self.reference: str | None = None
         self.added = 0
+        self._pool: ThreadPoolExecutor | None = None  # while parts are built beforehand
         self.seed = 0
 
     def __enter__(self) -> Self:
@@ -74,18 +75,23 @@ class RuntimeMeter:
         """
         if not hasattr(self.runtime, "convert"):
             return
-        build = list[Callable[[], Part]]()
-        build += [lambda p=part: self._stack(p) for part in ("blocks", "attention")]
+        build: list[Callable[[], object]] = [lambda p=part: self._stack(p) for part in ("blocks", "attention")]
         build.append(self._ends)
-        build += [lambda m=m, n=n: self._reduction(m, n)[0] for n in counts for m in (None, *methods)]
-        pool = ThreadPoolExecutor(2, thread_name_prefix="build")
+        build += [lambda m=m, n=n: self._reduction(m, n) for n in counts for m in (None, *methods)]
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="convert")
+        self._converting: list[Future[None]] = []
         try:
-            for number, _ in enumerate(pool.map(lambda one: one(), build), 1):
-                told(f"{number} of {len(build)} parts built")
+            for number, one in enumerate(build, 1):
+                one()
+                told(f"{number} of {len(build)} parts exported")
+            for each in self._converting:
+                each.result()
         except BaseException:  # a Ctrl-C waits for no converter
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
             stop_converting()
             raise
+        finally:
+            pool, self._pool = self._pool, None
         pool.shutdown()
 
     def blocks(self, counts: Sequence[int]) -> list[Point]:
@@ -123,9 +129,8 @@ class RuntimeMeter:
 
     def _stack(self, part: str) -> "Part":
         if part not in self.parts:
-            with ONE_AT_A_TIME:
-                stack = Stack(self.reduced, attention_only=part == "attention")
-                self.added = stack.added
+            stack = Stack(self.reduced, attention_only=part == "attention")
+            self.added = stack.added
             self._built(part, lambda: stack, (self.batch, None, self.facts.width))
         return self.parts[part]
 
@@ -184,17 +189,26 @@ class RuntimeMeter:
         self, name: str, module: Callable[[], nn.Module], shape: tuple[int | None, ...], precision: str | None = None
     ) -> "Part":
         """`precision`: by default the target's."""
-        if name not in self.parts:
-            with ONE_AT_A_TIME:  # until it is exported
-                precision, calibration = precision or self.target.precision, None
-                if precision == "int8":  # for timing alone: any values do
-                    calibration = self._random(2 * self.batch, *(n or self.facts.tokens for n in shape[1:]))
-                made = module().eval()
+        if name in self.parts:
+            return self.parts[name]
+        precision, calibration = precision or self.target.precision, None
+        if precision == "int8":  # for timing alone: any values do
+            calibration = self._random(2 * self.batch, *(n or self.facts.tokens for n in shape[1:]))
+        folder, made = self._folder / name.replace(" ", "-"), module().eval()
+        if self._pool is None:
             file = self.runtime.build(
-                made, self._folder / name.replace(" ", "-"), shape=shape, precision=precision,
-                device=self.target.device, calibration=calibration,
-            )  # fmt: skip
-            self.parts[name] = Part(file, precision)
+                made, folder, shape=shape, precision=precision, device=self.target.device, calibration=calibration
+            )
+        else:
+            folder.mkdir()
+            graph = write_onnx(made, shape, folder / "graph.onnx")
+            file = folder / f"part{self.runtime.suffix}"
+            self._converting.append(
+                self._pool.submit(
+                    convert, self.target.runtime, graph, file, precision, calibration, shape[0] or 1, self.target.device
+                )
+            )
+        self.parts[name] = Part(file, precision)
         return self.parts[name]
 
     def _input(self, n: int) -> np.ndarray:

@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "x", "y"
 OPSET = 20  # has GELU as one operator; the attention operator of 23 does not take our masks in every runtime
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}  # torch's names
-ONE_AT_A_TIME = threading.RLock()  # torch.export changes what is global; converters run in processes of their own
 TALKERS = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
@@ -56,10 +54,9 @@ def onnx_file(model: "nn.Module", shape: Shape, path: Path) -> Path:
 
     Open dimensions are named d0, d1, ...; nodes keep the names of the modules they came from.
     """
-    with ONE_AT_A_TIME:
-        if _shared is not None:
-            return _shared.get(model, shape)
-        return _onnx_file(model, shape, path)
+    if _shared is not None:
+        return _shared.get(model, shape)
+    return write_onnx(model, shape, path)
 
 
 @contextlib.contextmanager
@@ -88,7 +85,7 @@ class _Shared:
             self.key = None, ()
             for old in self.folder.iterdir():
                 old.unlink()
-            _onnx_file(model, shape, path)
+            write_onnx(model, shape, path)
             self.key = model, shape
         return path
 
@@ -96,7 +93,8 @@ class _Shared:
 _shared: _Shared | None = None
 
 
-def _onnx_file(model: "nn.Module", shape: Shape, path: Path) -> Path:
+def write_onnx(model: "nn.Module", shape: Shape, path: Path) -> Path:
+    """As `onnx_file`, whatever is shared."""
     for package in ("onnx", "onnxscript"):
         if (reason := missing(package)) is not None:
             raise NotAvailable(f"cannot write ONNX: {reason}")
