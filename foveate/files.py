@@ -172,7 +172,12 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         if stays:
             _refill(real, part)
         elif real.exists():
-            _exchange(part, real)
+            try:
+                _exchange(part, real)
+            except OSError as e:  # a folder that cannot be moved, and does not look like it (a container's lower layer)
+                if e.errno not in (errno.EXDEV, errno.EBUSY, errno.EPERM):
+                    raise
+                _refill(real, part)
         else:
             part.replace(real)
     except OSError as e:
@@ -240,7 +245,7 @@ def _exchange(new: Path, old: Path) -> None:
 
 
 def _refill(folder: Path, part: Path) -> None:
-    """The contents of `part`, which lies in `folder`, in the place of what else is there."""
+    """The contents of `part`, on the same file system, in the place of what is in `folder`."""
     (folder / PLAN).unlink(missing_ok=True)
     for old in folder.iterdir():
         if not old.name.startswith(STAGED):

@@ -5,6 +5,7 @@ tells, or where the caller says that its maker is trusted.
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from foveate.errors import InputError
@@ -34,10 +35,11 @@ def check_trusted(file: Path) -> None:
 
 
 def _digest(file: Path) -> str:
-    """Of the file and of what stands beside it under the same stem."""
-    found = hashlib.sha256()
-    for part in sorted(file.parent.glob(f"{file.name.removesuffix(file.suffix)}*")):
-        if part.is_file():
-            with part.open("rb") as opened:
-                found.update(hashlib.file_digest(opened, "sha256").digest())
+    """Of the file and of what stands beside it under the same stem, names included."""
+    found, stem = hashlib.sha256(), file.name.removesuffix(file.suffix)
+    beside = sorted(p for p in file.parent.iterdir() if p.name.startswith(stem) and p.name != file.name and p.is_file())
+    for part in (file, *beside):  # its own first: no name that a folder gives may hide it behind another
+        found.update(os.fsencode(part.name) + b"\0")
+        with part.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
     return found.hexdigest()

@@ -26,12 +26,21 @@ def contents(path):
     return {p.name: p.read_text() for p in path.iterdir()}
 
 
+def failing(number):
+    def fails(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return fails
+
+
 def left(path):
     """What lies beside a folder, or hidden in it."""
     return sorted(p.name for p in [*path.parent.iterdir(), *path.iterdir()] if p.name.startswith("."))
 
 
-@pytest.mark.parametrize("kind", ["none", "empty", "ours", "link", "link to none yet", "current", "mounted", "bare"])
+@pytest.mark.parametrize(
+    "kind", ["none", "empty", "ours", "link", "link to none yet", "current", "mounted", "bare", "fixed"]
+)
 def test_every_kind_of_folder_holds_what_was_written_and_nothing_else(tmp_path, monkeypatch, kind):
     out = real = tmp_path / "out"
     if kind in ("empty", "current", "mounted"):
@@ -52,6 +61,9 @@ def test_every_kind_of_folder_holds_what_was_written_and_nothing_else(tmp_path, 
         out = Path()
     if kind == "mounted":
         monkeypatch.setattr(files, "movable", lambda folder: False)
+    if kind == "fixed":  # looks as if it could be moved
+        write(out, "old")
+        monkeypatch.setattr(files, "_exchange", failing(errno.EXDEV))
     if kind == "bare":  # a file system that cannot exchange
         monkeypatch.setattr(files.ctypes, "CDLL", lambda *a, **k: object())
     number = real.stat().st_ino if real.exists() else None
@@ -68,9 +80,7 @@ def test_a_failure_at_the_end_leaves_the_old_one(tmp_path, monkeypatch, kind):
     out = tmp_path / "out"
     write(out, "old")
 
-    def fails(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    fails = failing(errno.ENOSPC)
     if kind == "exchanged":
         monkeypatch.setattr(files, "_exchange", fails)
     elif kind == "mounted":

@@ -44,6 +44,18 @@ def test_a_program_that_was_changed_is_another(tmp_path):
         Artefact(folder)
 
 
+def test_no_name_hides_a_program_behind_one_that_was_made_here(tmp_path):
+    folder = exported(tmp_path / "out", "eager")
+    card = json.loads((folder / "model.json").read_text())
+    made = folder / card["file"]
+    for name in (f"{made.stem[:-1]}[{made.stem[-1]}]{made.suffix}", f"*{made.suffix}", f"{made.stem}-{made.suffix}"):
+        (folder / name).write_bytes(made.read_bytes() + b"\0")
+        (folder / "model.json").write_text(json.dumps(card | {"file": name}))
+        with pytest.raises(InputError, match="is a program"):
+            Artefact(folder)
+        (folder / name).unlink()
+
+
 def test_a_plan_alone_makes_no_program_of_data(tmp_path):
     """plan.json picks the runtime: data that it calls a program is not run, either."""
     folder = exported(tmp_path / "out", "onnxruntime")

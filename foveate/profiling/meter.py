@@ -5,6 +5,7 @@ fixed one. Every latency is a median ratio to the same blocks on the full count,
 slows down slows both.
 """
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -200,14 +201,16 @@ class RuntimeMeter:
                 made, folder, shape=shape, precision=precision, device=self.target.device, calibration=calibration
             )
         else:
-            folder.mkdir()
-            graph = write_onnx(made, shape, folder / "graph.onnx")
+            (folder / "graph").mkdir(parents=True)
+            graph = write_onnx(made, shape, folder / "graph" / "graph.onnx")
             file = folder / f"part{self.runtime.suffix}"
-            self._converting.append(
-                self._pool.submit(
-                    convert, self.target.runtime, graph, file, precision, calibration, shape[0] or 1, self.target.device
-                )
-            )
+
+            def converted() -> None:
+                where = self.target
+                convert(where.runtime, graph, file, precision, calibration, shape[0] or 1, where.device)
+                shutil.rmtree(graph.parent)
+
+            self._converting.append(self._pool.submit(converted))
         self.parts[name] = Part(file, precision)
         return self.parts[name]
 

@@ -255,7 +255,7 @@ def test_precisions_are_the_shared_ones():
 def test_a_shared_graph_is_made_once_for_a_model_and_shape(model, stack, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr("foveate.runtimes._export._shared", None)  # `built` shares too
-    monkeypatch.setattr("foveate.runtimes._export._onnx_file", lambda m, shape, path: made.append((m, shape)))
+    monkeypatch.setattr("foveate.runtimes._export.write_onnx", lambda m, shape, path: made.append((m, shape)))
     first, second = (model, (1, *IMAGE)), (stack, (1, None, 64))
     with sharing_graphs():
         for m, shape in (first, first, second, first):
