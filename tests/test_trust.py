@@ -80,7 +80,9 @@ def test_a_folder_names_files_of_its_own_alone(tmp_path, name):
     (folder / "link.onnx").symlink_to(tmp_path / "outside.onnx")
     (folder / "loop.onnx").symlink_to(folder / "loop.onnx")
     (folder / "model.json").write_text(json.dumps(card | {"file": name}))
-    with pytest.raises(InputError, match=r"names .* which (is not in it|cannot be looked up)"):
+    with pytest.raises(
+        InputError, match=r"names .* which (is not in it|cannot be looked up)|lacks its model file loop"
+    ):
         Artefact(folder)
 
 
