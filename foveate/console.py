@@ -3,13 +3,16 @@
 import io
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from foveate.errors import InputError
+from foveate.files import full
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,3 +125,8 @@ def guarded(app: Callable[[], object]) -> None:
     except Stopped as e:
         err.print("stopped; nothing half-written")
         sys.exit(e.code)
+    except Exception as e:  # libraries have errors of their own for a full disk
+        if (reason := full(Path(tempfile.gettempdir()), e)) is None:
+            raise
+        err.print(f"[bold red]error[/] {reason}: {escape(' '.join(str(e).split())[:200])}")
+        sys.exit(2)

@@ -1,23 +1,30 @@
 """Writing that leaves nothing half-written: a temporary name beside the target, then a rename."""
 
+import contextlib
 import ctypes
 import errno
+import io
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError, model_validator
 
 from foveate.errors import InputError
+from foveate.staging import STAGED, is_staged, staged_file, staged_folder, staged_name, sweep
 
 M = TypeVar("M", bound=BaseModel)
 LOCK = ".lock"
-PLAN, STAGED = "plan.json", ".foveate-"  # what marks a folder as written by foveate, or as being written
+PLAN = "plan.json"  # what marks a folder as written by foveate
+REFILLING = f"{STAGED}refilling"  # and one whose files are being replaced
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = 2**16  # bytes
+MOST_TEXT = 2**28  # bytes of a file of JSON, which may hold photographs
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # Linux's numbers
 
 
@@ -49,7 +56,16 @@ def _each(data: Any) -> Any:
 
 
 def read_text(path: str | Path) -> str:
+    """
+    Raises:
+        InputError: where it cannot be read, is no UTF-8, too large, or never at its end (a pipe, a device).
+    """
     try:
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+            raise InputError(f"cannot read {path}: no regular file")
+        if about.st_size > MOST_TEXT:
+            raise InputError(f"cannot read {path}: {about.st_size:,} bytes; allowed: at most {MOST_TEXT:,}")
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"cannot read {path}: {_reason(e)}") from None
@@ -94,7 +110,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """While this lasts no other process gets the same folder; it ends with the process, however that ends.
 
@@ -126,7 +142,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` to write to; renames it over `path` at the end, or removes it on any error.
 
@@ -134,23 +150,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         InputError: where the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    part = None
-    try:
+    with _telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(fd)
-        part = Path(name)
-        yield part
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
-    except OSError as e:
-        raise InputError(f"cannot write {path}: {_reason(e)}") from None
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        with staged_file(path.parent, path.suffix) as part:
+            yield part
+            part.chmod(0o666 & ~_umask())
+            part.replace(path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """As `replacing`, for a folder: yields an empty one, whose contents are those of `path` at the end.
 
@@ -159,32 +167,60 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     a container's volume, the current folder) gets its files replaced: `plan.json` goes first and comes last, so that it
     is never taken for a whole one in between.
     """
-    path = real = Path(path)
+    path = Path(path)
     check_folder(path)
-    part = None
-    try:
+    with _telling(path):
         real = path.resolve()  # a link to a folder stays one
         stays = real.is_dir() and not movable(real)
         real.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=STAGED if stays else f".{real.name}-", dir=real if stays else real.parent))
-        part.chmod(0o777 & ~_umask())
-        yield part
-        if stays:
-            _refill(real, part)
-        elif real.exists():
-            try:
-                _exchange(part, real)
-            except OSError as e:  # a folder that cannot be moved, and does not look like it (a container's lower layer)
-                if e.errno not in (errno.EXDEV, errno.EBUSY, errno.EPERM):
-                    raise
+        with staged_folder(real if stays else real.parent) as part:
+            part.chmod(0o777 & ~_umask())
+            yield part
+            if stays:
                 _refill(real, part)
-        else:
-            part.replace(real)
+            elif real.exists():
+                try:
+                    _exchange(part, real)
+                except OSError as e:  # one that cannot be moved, and does not look like it (a container's lower layer)
+                    if e.errno not in (errno.EXDEV, errno.EBUSY, errno.EPERM):
+                        raise
+                    _refill(real, part)
+            else:
+                part.replace(real)
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Turns what goes wrong in writing `path` into one line, whoever raises it: libraries have errors of their own for
+    a full disk."""
+    try:
+        yield
     except OSError as e:
         raise InputError(f"cannot write {path}: {_reason(e)}") from None
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+    except (InputError, MemoryError):
+        raise
+    except Exception as e:
+        if (reason := full(path.parent, e)) is not None:
+            raise InputError(f"cannot write {path}: {reason}") from None
+        raise
+
+
+def full(folder: Path, error: BaseException) -> str | None:
+    """Why there is no room in `folder`, where that is what `error` or one that it came from says; None where not."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in FULL:
+            return os.strerror(seen.errno)
+        for number in FULL:
+            if os.strerror(number) in str(seen) or f"os error {number}" in str(seen):
+                return os.strerror(number)
+        seen = seen.__cause__ or seen.__context__
+    while not folder.is_dir():
+        folder = folder.parent
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < NO_ROOM:  # torch says where in its own code a write failed, not why
+            return os.strerror(errno.ENOSPC)
+    return None
 
 
 def check_folder(path: str | Path) -> None:
@@ -194,18 +230,18 @@ def check_folder(path: str | Path) -> None:
         raise InputError(f"output folder {path} is a file")
     if path.is_symlink() and not path.exists():
         raise InputError(f"output folder {path} is a link to {path.readlink()}, which is not there")
-    inside = list(path.iterdir()) if path.is_dir() else []
-    ours = any(p.name == PLAN or p.name.startswith(STAGED) for p in inside)
-    if inside and not ours:
+    inside = [p.name for p in path.iterdir() if not is_staged(p.name)] if path.is_dir() else []
+    if inside and not {PLAN, REFILLING} & set(inside):
         raise InputError(f"output folder {path} holds something that foveate did not write; name another or empty it")
     real = path.resolve()
     parent = real if real.is_dir() and not movable(real) else real.parent
     while not parent.exists():
         parent = parent.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=STAGED, dir=parent) as one:  # made, renamed, removed: as at the end
-            two = Path(f"{one}-moved")
-            Path(one).rename(two)
+        sweep(parent)  # before long work: what killed runs left may be what fills the disk
+        with staged_folder(parent) as one:  # made, renamed, removed: as at the end
+            two = one.with_name(staged_name())
+            one.rename(two)
             two.rename(one)
     except OSError as e:
         raise InputError(f"cannot write {path}: {_reason(e)}") from None
@@ -246,12 +282,65 @@ def _exchange(new: Path, old: Path) -> None:
 
 def _refill(folder: Path, part: Path) -> None:
     """The contents of `part`, on the same file system, in the place of what is in `folder`."""
+    (folder / REFILLING).touch()
     (folder / PLAN).unlink(missing_ok=True)
     for old in folder.iterdir():
         if not old.name.startswith(STAGED):
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     for new in sorted(part.iterdir(), key=lambda new: new.name == PLAN):
         new.replace(folder / new.name)
+    (folder / REFILLING).unlink()
+
+
+@contextlib.contextmanager
+def unfailing(path: Path) -> Iterator[BinaryIO]:
+    """A file for code that cannot bear a write to fail: torch's writer ends the process over a full disk. What failed
+    is raised at the end of the block."""
+    with path.open("wb") as raw:
+        file = _Unfailing(raw)
+        yield file  # type: ignore[misc]
+        file.flush()
+        if file.error is not None:
+            raise file.error
+
+
+class _Unfailing(io.RawIOBase):
+    """`error`: the first that a write had; after it nothing is written any more."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._at, self._end = raw, 0, 0
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self._do(lambda: self._raw.write(data))
+        self._at += size
+        self._end = max(self._end, self._at)
+        return size
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._end)[whence]
+        self._do(lambda: self._raw.seek(self._at))
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def flush(self) -> None:
+        self._do(self._raw.flush)
+
+    def _do(self, work: Callable[[], object]) -> None:
+        try:
+            if self.error is None:
+                work()
+        except OSError as e:
+            self.error = e
 
 
 def write_text(path: str | Path, text: str) -> Path:

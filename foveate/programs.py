@@ -27,6 +27,8 @@ def check_trusted(file: Path) -> None:
     Raises:
         InputError: a program that was not made here.
     """
+    if not file.is_file():  # a pipe is never at its end
+        raise InputError(f"cannot read {file}: no regular file")
     if not (cache_folder() / MADE / _digest(file)).exists():
         raise InputError(
             f"{file} is a program, which opening it would run, and it was not made here by you; allowed: --trust "

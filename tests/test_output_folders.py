@@ -13,7 +13,8 @@ import pytest
 
 from foveate import files
 from foveate.errors import InputError
-from foveate.files import check_folder, locked, movable, replacing_folder
+from foveate.files import REFILLING, check_folder, locked, movable, replacing_folder
+from foveate.staging import staged_name
 
 
 def write(path, text="new", **more):
@@ -209,3 +210,44 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path):
         first.wait()
         with locked(out):  # a lock ends with its process
             pass
+
+
+def test_a_folder_of_somebodys_own_is_not_ours_for_what_a_killed_run_left_in_it(tmp_path):
+    """A run with --out mine/out that was killed leaves its work beside that, in mine."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    left = mine / staged_name()
+    left.mkdir()
+    check_folder(mine)  # nothing else in it: it may be used
+    (mine / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="did not write"):
+        check_folder(mine)
+    (mine / REFILLING).touch()  # one that was being replaced, file by file, when its process was killed
+    check_folder(mine)
+
+
+def test_a_killed_replacing_of_files_can_be_done_again(tmp_path, monkeypatch):
+    """Of a folder that cannot be moved: the process dies after the first of the new files."""
+    out = tmp_path / "volume"
+    out.mkdir()
+    monkeypatch.setattr(files, "movable", lambda _: False)
+    for text in ("one", "two"):
+        with replacing_folder(out) as part:
+            (part / "plan.json").write_text(text)
+            (part / "model").write_text(text)
+    before = Path.replace
+
+    def die(self, target):
+        if Path(target).name == "plan.json":
+            raise KeyboardInterrupt
+        return before(self, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(out) as part:
+        (part / "plan.json").write_text("three")
+        (part / "model").write_text("three")
+    monkeypatch.setattr(Path, "replace", before)
+    assert not (out / "plan.json").exists()  # so nobody takes it for a whole one
+    with replacing_folder(out) as part:
+        (part / "plan.json").write_text("four")
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("plan.json", "four")]

@@ -1,6 +1,5 @@
 """Every method at the same latency, and the planner's own choice: one table, one plot."""
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from foveate.methods import METHODS
 from foveate.planning import plan_candidates
 from foveate.profiling import Profile, profile
 from foveate.result import Result, Tag
+from foveate.staging import scratch
 
 LEVELS = (0.7, 0.85, 0.55)
 FIRST = ("tome", "topk", "foveal", "pomt", "evit")  # of all methods, those that most will look for
@@ -84,9 +84,9 @@ def compare(
         return in_order(state, wanted)
     if state.against is not None:  # every row is against the same dense build
         tried = [state.against]
-    with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
+    with scratch() as tmp, ExitStack() as stack:
         baseline = find_baseline(
-            case, request, tried, untried, Path(tmp), stack, lambda share, text: progress("dense", share, text)
+            case, request, tried, untried, tmp, stack, lambda share, text: progress("dense", share, text)
         )
         dense = baseline.seat
         state = state.model_copy(update={"against": (baseline.target.runtime, baseline.target.precision)})

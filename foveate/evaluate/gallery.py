@@ -13,6 +13,7 @@ import numpy as np
 from foveate.errors import InputError
 from foveate.evaluate.judges import nearest
 from foveate.files import replacing
+from foveate.staging import spelled
 
 FILE = "gallery.safetensors"
 MOST = 100_000  # photographs
@@ -73,9 +74,11 @@ class Gallery:
 
         path = folder / FILE
         try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is no regular file")
             if path.stat().st_size > MOST_BYTES:
                 raise InputError(f"{path} has {path.stat().st_size:,} bytes; allowed: at most {MOST_BYTES:,}")
-            with safe_open(path, framework="numpy") as file:
+            with spelled(path) as at, safe_open(at, framework="numpy") as file:
                 if list(file.keys()) != ["vectors"]:
                     raise InputError(f"{path} holds {list(file.keys())[:3]}; allowed: one tensor, vectors")
                 found = file.get_slice("vectors")

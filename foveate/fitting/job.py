@@ -3,7 +3,6 @@
 Request -> Case -> Baseline -> Goal -> Lane (Search, Trials, Proofs) -> Findings -> files, Outcome
 """
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from foveate.fitting.stages import Progress, Say, StageClock, quiet, silent, spo
 from foveate.fitting.verdict import verdict_of
 from foveate.fitting.writing import write
 from foveate.preprocess import Preprocess
+from foveate.staging import scratch
 
 A_BUILD = 6.0  # seconds, before the first is made
 PARTS = 6  # of a model that a profile builds, each about as long as the model
@@ -94,9 +94,9 @@ def run(request: Request, progress: Progress = quiet, say: Say = silent) -> Outc
     progress = clock.tell
     say(f"about {spoken(sum(clock.expected.values()))}, in {len(clock.expected)} stages")
     case = prepare(request, progress, say)
-    with tempfile.TemporaryDirectory(prefix="foveate-") as tmp, ExitStack() as stack:
+    with scratch() as tmp, ExitStack() as stack:
         baseline = find_baseline(
-            case, request, pairs, untried, Path(tmp), stack, lambda share, text: progress("dense", share, text)
+            case, request, pairs, untried, tmp, stack, lambda share, text: progress("dense", share, text)
         )
         goal = request.budget.goal(baseline.ms)
         each, spent = baseline.seat.build.seconds, time.monotonic() - began

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from foveate.errors import InputError
 from foveate.loading.checkpoint import Tensors, tensors_of
 from foveate.loading.paths import check_weights_file
+from foveate.staging import spelled
 
 HARMLESS = (argparse.Namespace,)  # what training scripts put beside the tensors: it holds values and runs nothing
 UNUSED = "num_batches_tracked"  # a count that batch norm keeps and nothing reads; exporters leave it out
@@ -35,7 +36,8 @@ def read_weights(path: Path | str, *, allow_pickle: bool = False) -> Tensors:
         from safetensors.torch import load_file
 
         try:
-            return Tensors(load_file(path))
+            with spelled(path) as at:
+                return Tensors(load_file(at))
         except (SafetensorError, OSError) as e:
             raise InputError(f"weights {path} are not a whole safetensors file: {first_line(e)}") from None
     content = _unpickled(path, allow_pickle)
@@ -120,8 +122,8 @@ def _unpickled(path: Path, trusted: bool) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that an unusual pickle is unusual: what it holds is checked
         try:
-            with torch.serialization.safe_globals(list(HARMLESS)):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(list(HARMLESS)), spelled(path) as at:
+                return torch.load(at, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as e:
             if not trusted:
                 asked = re.search(r"(?:GLOBAL|global|type) ([\w.]+\.[\w.]+)", str(e))
@@ -133,7 +135,8 @@ def _unpickled(path: Path, trusted: bool) -> object:
             if not trusted:
                 raise InputError(f"{refused}: {first_line(e)}") from None
         try:
-            return torch.load(path, map_location="cpu", weights_only=False)
+            with spelled(path) as at:
+                return torch.load(at, map_location="cpu", weights_only=False)
         except Exception as e:  # a pickle can raise anything
             raise InputError(f"{refused}: {first_line(e)}") from None
 

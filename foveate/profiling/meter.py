@@ -6,7 +6,6 @@ slows down slows both.
 """
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from foveate.profiling.stack import Ends, Reductions, Stack, trial
 from foveate.runtimes import RUNTIMES, Worker
 from foveate.runtimes._export import write_onnx
 from foveate.runtimes.worker import convert, stop_converting
+from foveate.staging import scratch
 from foveate.target import Target
 
 # Runtimes whose loaded model is one and the same for every count; others are loaded once a count, as they are deployed.
@@ -60,7 +60,7 @@ class RuntimeMeter:
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
-            self._folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="foveate-profile-")))
+            self._folder = opened.enter_context(scratch())
             opened.enter_context(self.worker)
             self._opened = opened.pop_all()
         return self

@@ -4,7 +4,6 @@ Nothing in this file imports a runtime, or torch: the process that serves a mode
 """
 
 import importlib.util
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -15,6 +14,7 @@ import numpy as np
 
 from foveate.errors import InputError, NotAvailable, one_of
 from foveate.registry import Registry
+from foveate.staging import spelled, staged_folder
 from foveate.target import PRECISIONS, Target
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ class Runtime(ABC):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as scratch:
-                out = Path(scratch) / "out"
+            with staged_folder(folder) as staged:
+                out = staged / "out"
                 out.mkdir()
                 part = out / f"{name}-{precision}{cls.suffix}"
                 cls._build(model, part, shape=shape, precision=precision, device=device, calibration=calibration)
@@ -223,7 +223,8 @@ class Runtime(ABC):
         if not path.is_file():
             raise InputError(f"cannot read {path}: no such file")
         try:
-            runner = cls._load(path, precision=precision, threads=threads, device=device, shape=shape)
+            with spelled(path.parent) as folder:
+                runner = cls._load(folder / path.name, precision=precision, threads=threads, device=device, shape=shape)
         except (InputError, MemoryError):
             raise
         except Exception as e:  # every runtime has its own classes of errors

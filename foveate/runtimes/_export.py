@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.errors import NotAvailable
 from foveate.runtimes._base import Shape, missing
+from foveate.staging import scratch
 from foveate.target import Target
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def sharing_graphs() -> Iterator[None]:
     """Within it, builds in a row of one model export its ONNX graph once; do not change the model in between."""
     global _shared
     before = _shared
-    with tempfile.TemporaryDirectory() as folder:
-        _shared = _Shared(Path(folder))
+    with scratch() as folder:
+        _shared = _Shared(folder)
         try:
             yield
         finally:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foveate.errors import InputError
+from foveate.files import unfailing
 from foveate.runtimes import _torch
 from foveate.runtimes._base import RUNTIMES, Runner, Runtime, Shape, missing
 from foveate.runtimes.worker import convert
@@ -62,8 +63,8 @@ class Compile(Runtime):
         on_gpu = Target(device=device).kind == "cuda"
         graph = target if on_gpu else target.parent.parent / "graph.pt2"
         exported = program(model, shape, precision)
-        with quiet():
-            torch.export.save(exported, graph)
+        with quiet(), unfailing(graph) as file:
+            torch.export.save(exported, file)  # type: ignore[arg-type]
         del exported
         if not on_gpu:
             convert("compile", graph, target, precision, device=device)  # elsewhere: the compiler keeps what it took

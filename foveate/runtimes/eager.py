@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foveate.files import unfailing
 from foveate.runtimes import _torch
 from foveate.runtimes._base import RUNTIMES, Runner, Runtime, Shape
 from foveate.target import Target
@@ -41,8 +42,8 @@ class Eager(Runtime):
         from foveate.runtimes._export import program, quiet
 
         exported = program(model, shape, precision)
-        with quiet():
-            torch.export.save(exported, target)
+        with quiet(), unfailing(target) as file:
+            torch.export.save(exported, file)  # type: ignore[arg-type]
 
     @classmethod
     def _load(cls, path: Path, *, precision: str, threads: int, device: str, shape: tuple[int, ...] | None) -> Runner:

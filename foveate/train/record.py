@@ -1,10 +1,12 @@
 """What a run leaves to look at: a CSV, TensorBoard's events where it is installed, and a line now and then."""
 
 import csv
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from foveate.files import replacing
+from foveate.staging import spelled
 
 FIELDS = ("step", "epoch", "name", "value")
 
@@ -24,7 +26,8 @@ class Record:
             rows.writerows(kept)
         self._file = path.open("a", newline="", buffering=1)
         self._rows = csv.DictWriter(self._file, FIELDS)
-        self._board = _board(out, step)
+        self._open = ExitStack()
+        self._board = _board(self._open.enter_context(spelled(out)), step)
 
     def add(self, step: int, epoch: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -36,6 +39,7 @@ class Record:
         self._file.close()
         if self._board is not None:
             self._board.close()
+        self._open.close()
 
 
 def _board(out: Path, step: int) -> Any:

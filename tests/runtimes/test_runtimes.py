@@ -231,7 +231,7 @@ def test_a_failed_build_leaves_nothing_behind(runtime, model, tmp_path, monkeypa
 
     def fail(*args: object, **kwargs: object) -> None:
         for name in ("half.onnx", "out/half.xml"):
-            (next(tmp_path.glob(".building-*")) / name).write_text("half")
+            (next(tmp_path.glob(".foveate-*")) / name).write_text("half")
         raise RuntimeError("the disk caught fire")
 
     monkeypatch.setattr("foveate.runtimes._export.program", fail)
