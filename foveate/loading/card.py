@@ -10,6 +10,9 @@ from foveate.files import read_text, write_text
 from foveate.loading.weights import first_line
 from foveate.plans import Kwarg
 from foveate.preprocess import Preprocess
+from foveate.staging import spelled
+
+CARD = "foveate.card"  # in the metadata of the weights
 
 
 class Files(NamedTuple):
@@ -50,14 +53,30 @@ class Card(BaseModel):
             InputError: no finished validation in the folder, or a damaged card.
         """
         card, weights = cls.files(folder)
-        if not card.is_file() or not weights.is_file():
+        inside = _inside(weights) if weights.is_file() else None
+        where = card if inside is None else weights
+        if not weights.is_file() or (inside is None and not card.is_file()):
             raise InputError(
                 f"{folder} holds neither a fitted model (plan.json) nor a trained one ({card.name}, {weights.name})"
             )
         try:
-            return cls.model_validate_json(read_text(card))
+            # What stands in the weights themselves is of those weights, whatever an interrupted run left beside them.
+            return cls.model_validate_json(read_text(card) if inside is None else inside)
         except ValidationError as e:
             found = e.errors()[0]
-            raise InputError(f"{card} is damaged: {'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}") from None
+            raise InputError(
+                f"{where} is damaged: {'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}"
+            ) from None
         except ValueError as e:
-            raise InputError(f"{card} is damaged: {first_line(e)}") from None
+            raise InputError(f"{where} is damaged: {first_line(e)}") from None
+
+
+def _inside(weights: Path) -> str | None:
+    """The card in the weights' own file; None where there is none, or no file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with spelled(weights) as at, safe_open(at, "numpy") as file:
+            return (file.metadata() or {}).get(CARD)
+    except (OSError, SafetensorError):  # not there, or damaged: told when they are loaded
+        return None

@@ -107,7 +107,7 @@ def _folder(folder: Path) -> Source:
     if (folder / "plan.json").is_file():
         raise InputError(f"{folder} is a fitted model: it is run, served and evaluated, and not fitted again")
     described = folder / "config.json"
-    if Card.files(folder).card.is_file() or not described.is_file():
+    if any(file.is_file() for file in Card.files(folder)) or not described.is_file():
         card = Card.read(folder)
         if card.model is None:
             raise InputError(f"{folder}: its recipe made the model in Python; only a model with a name can be loaded")

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foveate.errors import InputError
-from foveate.files import replacing
-from foveate.loading.card import Card
+from foveate.files import replacing, unfailing
+from foveate.loading.card import CARD, Card
+from foveate.staging import spelled
 
 LAST = "last.pt"
 
@@ -35,8 +36,8 @@ def save(out: Path, position: Position, fingerprint: str, parts: dict[str, Any])
         "rng": torch.get_rng_state(),
         "parts": {name: part.state_dict() for name, part in parts.items() if part is not None},
     }
-    with replacing(out / LAST) as part:
-        torch.save(content, part)
+    with replacing(out / LAST) as part, unfailing(part) as file:
+        torch.save(content, file)
 
 
 def resume(out: Path, fingerprint: str, parts: dict[str, Any]) -> Position:
@@ -49,7 +50,8 @@ def resume(out: Path, fingerprint: str, parts: dict[str, Any]) -> Position:
     if not path.is_file():
         raise InputError(f"nothing to resume: {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with spelled(path) as at:
+            content = torch.load(at, map_location="cpu", weights_only=True)
         position, found = Position(**content["position"]), content["fingerprint"]
     except Exception as e:  # torch raises many kinds for a damaged file
         raise InputError(f"checkpoint {path} cannot be read: {str(e).splitlines()[0]}") from None
@@ -69,8 +71,8 @@ def resume(out: Path, fingerprint: str, parts: dict[str, Any]) -> Position:
 
 
 def save_model(out: Path, model: nn.Module, card: Card) -> None:
-    """Weights as safetensors and, beside them, what they are."""
+    """Weights as safetensors, what they are inside the same file, and that again beside it, to be read by people."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with replacing(Card.files(out).weights) as part:
-        save_file(state, part)
+        save_file(state, part, {CARD: card.model_dump_json()})
     card.write(out)

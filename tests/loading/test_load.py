@@ -11,7 +11,7 @@ from foveate.adapters import describe
 from foveate.errors import InputError, NotAvailable
 from foveate.loading import bundled, hub
 from foveate.loading.bundled import BUNDLED, BUNDLED_CLASSES, BUNDLED_FILE
-from foveate.loading.card import Card
+from foveate.loading.card import CARD, Card
 from foveate.loading.load import load, model_ref, sha256_of
 from foveate.preprocess import Preprocess
 
@@ -296,6 +296,19 @@ def test_what_is_wrong_with_a_card_is_said(trained, change, message):
     folder, _, card = trained
     Card.files(folder).card.write_text(change(card.model_dump_json()))
     with pytest.raises(InputError, match=message):
+        load(str(folder))
+
+
+def test_the_card_in_the_weights_is_theirs_whatever_lies_beside(trained):
+    """A run that was killed between the two files leaves an older card beside newer weights, or none."""
+    folder, model, card = trained
+    newer = card.model_copy(update={"classes": ("ant", "bee"), "epoch": 4})
+    save_file(model.state_dict(), Card.files(folder).weights, {CARD: newer.model_dump_json()})
+    assert load(str(folder)).classes == ("ant", "bee")
+    Card.files(folder).card.unlink()
+    assert load(str(folder)).classes == ("ant", "bee")
+    save_file(model.state_dict(), Card.files(folder).weights, {CARD: "{"})
+    with pytest.raises(InputError, match="is damaged: it: Invalid JSON"):
         load(str(folder))
 
 
