@@ -1,9 +1,12 @@
 """What is left out of a folder of photographs, or may be understood otherwise, is told; names of any spelling."""
 
+import io
 import os
 import re
 import shutil
+import tracemalloc
 import unicodedata
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from support.folders import labelled, photo_folder
 from support.images import two_tone
 
+from foveate.errors import InputError
 from foveate.evaluate import open_images
 from foveate.preprocess import SUFFIXES
 
@@ -102,3 +106,71 @@ def test_a_name_that_is_not_utf8_has_a_digest(make):
     shutil.copy(root / "a.jpg", os.fsencode(root) + b"/caf\xe9.jpg")
     first, second = open_images(root), open_images(root)
     assert len(first.digest) == 12 and first.digest == second.digest
+
+
+NUMBERED = tuple(f"{i}/{i}.jpg" for i in range(12))
+
+
+def test_folders_in_the_order_of_their_names(make):
+    """As torchvision's ImageFolder has them, whatever they are called; a table beside them is not read."""
+    root = make(*NUMBERED, ("labels.csv", "file,label\n0/0.jpg,5\n"))
+    images = open_images(f"imagefolder:{root}", classes=12)
+    assert labelled(images) == {f"{n}.jpg": i for i, n in enumerate(sorted(map(str, range(12))))}
+    assert images.classes == tuple(sorted(map(str, range(12))))
+    names = tuple(f"class {i}" for i in range(12))
+    assert open_images(f"imagefolder:{root}", classes=names).classes == names
+    assert open_images(f"imagefolder:{root}", unlabelled=True).labels is None
+
+
+def test_folders_in_order_have_to_be_as_many_as_classes(make, tmp_path):
+    root = make("cat/a.jpg", "dog/b.jpg")
+    with pytest.raises(InputError, match=r"has 2 class folders \(cat, dog\), the model 3 classes"):
+        open_images(f"imagefolder:{root}", classes=3)
+    (root / "elk").mkdir()
+    assert labelled(open_images(f"imagefolder:{root}", classes=3)) == {"a.jpg": 0, "b.jpg": 1}
+    with pytest.raises(InputError, match="outside class folders"):
+        open_images(f"imagefolder:{make('a.jpg', name='loose')}", classes=1)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.jsonl"])
+def test_a_table_that_unpacks_to_a_bomb_is_refused_before_it_is_read(tmp_path, name):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        file = io.BytesIO()
+        two_tone(size=(16, 12)).save(file, "JPEG")
+        archive.writestr("a.jpg", file.getvalue())
+        with archive.open(name, "w") as table:
+            for _ in range(65):
+                table.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="allowed: at most 67,108,864"):
+        open_images(path, classes=3)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+def test_a_long_table_takes_little_more_than_its_text(make):
+    """A million lines that name nothing here: none of them is kept."""
+    root = make("a.jpg", ("labels.csv", "file,label\n" + "nowhere.jpg,1\n" * 200_000))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="lists 200000 files that are not there, first 'nowhere"):
+        open_images(root, classes=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * 2_800_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("labels.csv", "file,label\na.jpg," + "9" * 5000, "label '99999"),
+        ("labels.csv", "file,label\n" + "," * (2**20 + 1), "line 2 has over 1,048,576 characters"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": ' + "[" * 100_000, "not a table"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": 1}\n[]\n', "line 2 is no JSON object"),
+        ("images.csv", "ImageId,TrueLabel\na," + "1" * 5000, "TrueLabel '1111"),
+    ],
+)
+def test_lines_that_are_none(make, name, text, message):
+    with pytest.raises(InputError, match=message) as told:
+        open_images(make("a.jpg", (name, text)), classes=3)
+    assert len(str(told.value)) < 500

@@ -39,9 +39,8 @@ class ClassNames:
         The name as it is goes before one that is alike but for case, spaces and signs; names go before numbers.
         """
         found = self.named(label)
-        if found is None and label.strip().isdecimal() and int(label) < self.count:
-            return int(label)
-        return found
+        number = as_index(label) if found is None else None
+        return found if number is None or number >= self.count else number
 
     def named(self, label: str) -> int | None:
         """The index of a name; None where it is none, be it an index or not."""
@@ -49,6 +48,12 @@ class ClassNames:
 
     def known(self) -> str:
         return f"{listed(self.classes)}, or an index below {self.count}" if self.classes else f"0 to {self.count - 1}"
+
+
+def as_index(label: str) -> int | None:
+    """The index that a label is, if it is one; Python itself refuses numbers of thousands of digits."""
+    digits = label.strip()
+    return int(digits) if digits.isdecimal() and len(digits) < 10 else None
 
 
 def listed(names: Iterable[str]) -> str:

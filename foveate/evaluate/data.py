@@ -13,7 +13,7 @@ from PIL import Image
 
 from foveate.errors import InputError
 from foveate.evaluate.layout import find_layout
-from foveate.evaluate.sources import Read, Source, open_source
+from foveate.evaluate.sources import Read, Source, open_source, sorted_folders
 from foveate.preprocess import Preprocess, decode_image
 
 
@@ -143,6 +143,9 @@ def open_images(
     Shuffled by `seed` so that every beginning of the sequence holds the classes in proportion; `limit` keeps the first
     so many. Every photograph kept is decoded once here, so that a bad one is found before long work starts.
 
+    Before the path may stand `imagefolder:`; then class folders are the classes 0, 1, ... in the order of their names,
+    as in torchvision's ImageFolder, whatever they are called.
+
     Args:
         classes: the model's class names by output index; how many it has where they have no names; None where nothing
             is known, then photographs in named class folders come without labels.
@@ -158,8 +161,9 @@ def open_images(
         raise InputError(f"limit {limit}; allowed: at least 1")
     if path is None:
         return _bundled(classes, limit, seed, unlabelled, own_classes)
-    source = open_source(Path(path))
-    layout = find_layout(source, classes, unlabelled, own_classes)
+    path, by_order = sorted_folders(path)
+    source = open_source(path)
+    layout = find_layout(source, classes, unlabelled, own_classes, by_order)
     labels = None if layout.labels is None else np.asarray(layout.labels, dtype=np.int64)
     order = _mixed(labels, len(layout.names), seed)
     good, bad = _readable(source, [layout.names[i] for i in order], limit, skip_bad)

@@ -6,6 +6,7 @@ Known layouts, of a folder and of a .zip alike:
     labels.csv + photographs                     columns file, label (a name or an index)
     metadata.csv or .jsonl + photographs         file_name, label: Hugging Face's imagefolder
     images.csv + images/ID.jpg or .png           ImageId, TrueLabel counted from 1: the NIPS 2017 set
+    imagefolder:PATH                             class folders in sorted order, whatever they are called
     train/... val/...                            one of the above, twice: refused, naming the folder to choose
 
 Whatever lies there and is not used is told in the note: how many files, of which kind, why.
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from foveate.errors import InputError
-from foveate.evaluate.classnames import ClassNames, listed
+from foveate.evaluate.classnames import ClassNames, as_index, listed
 from foveate.evaluate.sources import Source
 from foveate.evaluate.tables import TABLES, labels_of, read_table
 from foveate.preprocess import SUFFIXES
@@ -41,10 +42,12 @@ class Layout:
 
 
 def find_layout(
-    source: Source, classes: Sequence[str] | int | None, unlabelled: bool = False, own_classes: bool = False
-) -> Layout:
+    source: Source, classes: Sequence[str] | int | None, unlabelled: bool = False, own_classes: bool = False,
+    by_order: bool = False,
+) -> Layout:  # fmt: skip
     """See the module's docstring. `unlabelled` takes every photograph and no label, whatever the layout.
     `own_classes`: the classes are those that the folders or the table name, in sorted order, and `classes` is not read.
+    `by_order`: class folders are the classes in sorted order, whatever they are called, and tables are not read.
 
     `classes`: the model's class names by output index. A number where it has so many without names: then as many
     folders are its classes in sorted order, as in torchvision's ImageFolder. None (or 0) where nothing is known: then
@@ -61,6 +64,8 @@ def find_layout(
         return Layout(tuple(images)).noting(_left_out(names, images))
     known = None if not classes or own_classes else ClassNames(classes)
     root = _root(source, names, images, known)
+    if by_order:
+        return _by_order(source, root, images, known).noting(_left_out(names, images))
     for name in [root + table for table in TABLES if root + table in names]:
         if (table := read_table(source, name)) is None:
             continue
@@ -117,6 +122,20 @@ def _by_folders(
     )
 
 
+def _by_order(source: Source, root: str, images: list[str], known: ClassNames | None) -> Layout:
+    folders = _folders(source, root)
+    loose = [name for name in images if "/" not in name[len(root) :]]
+    if loose or not folders:
+        raise InputError(f"{source.shown} holds photographs outside class folders ({loose[0]}); allowed: class folders")
+    if known is not None and len(folders) != known.count:
+        raise InputError(
+            f"{source.shown} has {len(folders)} class folders ({listed(folders)}), the model {known.count} classes; "
+            "allowed in sorted order: as many"
+        )
+    labels = tuple(folders.index(name[len(root) :].split("/")[0]) for name in images)
+    return Layout(tuple(images), labels, tuple(folders) if known is None else known.classes or tuple(folders))
+
+
 def _folder_labels(
     source: Source, root: str, tops: list[str], inside: list[str], known: ClassNames | None, own: bool
 ) -> tuple[dict[str, int], tuple[str, ...] | None] | None:
@@ -141,8 +160,9 @@ def _folder_labels(
             f"{len(strange)} of {len(tops)} folders in {source.shown} are no class of the model's ({listed(strange)}); "
             f"allowed: {known.known()}; or ask for no labels"
         )
-    if all(top.isdecimal() for top in tops):
-        return {top: int(top) for top in tops}, None
+    numbers = {top: as_index(top) for top in tops}
+    if None not in numbers.values():
+        return {top: number for top, number in numbers.items() if number is not None}, None
     return None
 
 
@@ -154,7 +174,7 @@ def _folders(source: Source, root: str) -> list[str]:
 
 def _as_numbers(tops: list[str], indices: dict[str, int], known: ClassNames | None) -> str | None:
     """Where folders are taken as indices, and ImageFolder, which sorts names, numbers folders 0, 1 ... otherwise."""
-    if known is None or not all(top.isdecimal() and int(top) == indices[top] for top in tops):
+    if known is None or not all(as_index(top) == indices[top] for top in tops):
         return None
     by_name = {top: i for i, top in enumerate(sorted(str(i) for i in range(known.count)))}
     other = next((top for top in tops if by_name.get(top, int(top)) != int(top)), None)
@@ -162,7 +182,7 @@ def _as_numbers(tops: list[str], indices: dict[str, int], known: ClassNames | No
         return None
     return (
         f"class folders are taken as indices: {other} is class {int(other)} (ImageFolder sorts 0 to {known.count - 1} "
-        f"by name and makes it class {by_name[other]}; a labels.csv says it either way)"
+        f"by name and makes it class {by_name[other]}; imagefolder: before the path takes them so)"
     )
 
 

@@ -5,16 +5,24 @@ import stat
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from foveate.errors import InputError
 from foveate.preprocess import MAX_FILE_BYTES
 
-Read = Callable[[str], bytes]
+
+class Read(Protocol):
+    """A file of a source by its name, of at most so many bytes."""
+
+    def __call__(self, name: str, most: int = MAX_FILE_BYTES, /) -> bytes: ...
+
+
+IMAGEFOLDER = "imagefolder:"  # before a path: its folders are classes in sorted order
 RUBBISH = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")  # what people call their splits
 
@@ -65,13 +73,13 @@ class Folder(Source):
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
-        def read(name: str) -> bytes:
+        def read(name: str, most: int = MAX_FILE_BYTES, /) -> bytes:
             path = self.root / name
             try:
                 about = path.stat()
                 if not stat.S_ISREG(about.st_mode):  # a pipe or a device is never at its end
                     raise InputError(f"{self.shown}/{name} is no regular file")
-                _check_bytes(f"{self.shown}/{name}", about.st_size)
+                _check_bytes(f"{self.shown}/{name}", about.st_size, most)
                 return path.read_bytes()
             except OSError as e:
                 raise InputError(f"cannot read {path}: {e.strerror or e}") from None
@@ -101,10 +109,10 @@ class Zip(Source):
     def reader(self) -> Iterator[Read]:
         with self._open() as archive:
 
-            def read(name: str) -> bytes:
+            def read(name: str, most: int = MAX_FILE_BYTES, /) -> bytes:
                 try:
                     info = archive.getinfo(self.inner + name)
-                    _check_bytes(f"{self.shown}/{name}", info.file_size)
+                    _check_bytes(f"{self.shown}/{name}", info.file_size, most)
                     return archive.read(info)
                 except KeyError:
                     raise InputError(f"{self.shown} holds no {name}") from None
@@ -152,9 +160,9 @@ class Tars(Source):
         with ExitStack() as stack:
             open_files = {file: stack.enter_context(path.open("rb")).fileno() for file, path in self.files.items()}
 
-            def read(name: str) -> bytes:
+            def read(name: str, most: int = MAX_FILE_BYTES, /) -> bytes:
                 file, first, size = self.places[name]
-                _check_bytes(f"{self.shown}/{name}", size)
+                _check_bytes(f"{self.shown}/{name}", size, most)
                 return os.pread(open_files[file], size, first)  # seeks nothing that another thread could move
 
             yield read
@@ -175,6 +183,14 @@ class Named:
         return self.source.shown
 
 
+def sorted_folders(path: str | Path) -> tuple[Path, bool]:
+    """(the path itself, whether `imagefolder:` stands before it)."""
+    text = str(path)
+    if text.startswith(IMAGEFOLDER) and not Path(path).exists():
+        return Path(text.removeprefix(IMAGEFOLDER)), True
+    return Path(path), False
+
+
 def open_source(path: Path) -> Source:
     """`path` may go on inside an archive: `photos.zip/val`."""
     if path.is_dir():
@@ -192,6 +208,7 @@ def _shown(name: str) -> bool:
     return not any(part.startswith(".") or part in RUBBISH for part in name.split("/"))
 
 
-def _check_bytes(shown: str, size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise InputError(f"{shown} has {size:,} bytes; allowed: at most {MAX_FILE_BYTES:,}")
+def _check_bytes(shown: str, size: int, most: int) -> None:
+    """Before anything is read, or unpacked."""
+    if size > most:
+        raise InputError(f"{shown} has {size:,} bytes; allowed: at most {most:,}")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from foveate import plugins
 from foveate.errors import InputError, one_of
-from foveate.evaluate.sources import open_source
+from foveate.evaluate.sources import open_source, sorted_folders
 from foveate.facts import OUTPUTS, Outputs
 from foveate.files import check_folder
 from foveate.fitting.budget import Budget
@@ -92,7 +92,7 @@ class Request:
                 if method not in (known := method_names()):
                     raise one_of("method", method, known)
         if self.data is not None:
-            open_source(Path(self.data))
+            open_source(sorted_folders(self.data)[0])
         if self.weights is not None:
             check_weights_file(self.weights)
         if folder:
