@@ -3,12 +3,13 @@
 Only numpy and Pillow, so that what is written beside a deployed model can be served without torch.
 """
 
+import ctypes
 import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,7 @@ from foveate.files import read_text, write_text
 MIN_SIDE = 8  # pixels; below that a photograph holds less than one patch
 MAX_PIXELS = 89_478_485  # Pillow's own limit, 256 MiB of RGB: more is a decompression bomb or a mistake
 MAX_ASPECT = 50  # long side over short side; the short side is scaled to the model's, so the long one explodes
+ROWS = 256  # of a photograph that are converted at a time
 MAX_FILE_BYTES = 512 * 2**20
 _AVIF = features.check("avif")  # Pillow 11.3 and newer, where it was built with it
 SUFFIXES = (
@@ -30,6 +32,8 @@ SUFFIXES = (
 )  # fmt: skip
 # Named, so that nothing which runs a program (EPS) or guesses is tried on a user's file; JPEG opens MPO as well.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("AVIF",) if _AVIF else ()))
+# A pixel, from the file to an upright RGB image: the most measured of each (progressive CMYK, alpha, 16 bits ...).
+DECODER_BYTES = {"JPEG": 12, "PNG": 9, "WEBP": 18, "BMP": 8, "GIF": 8, "TIFF": 9, "PPM": 10, "AVIF": 16}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the channels of a model
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -208,6 +212,17 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, channe
         raise InputError(f"image {name} is truncated or corrupt ({reason}); allowed: a whole image file") from None
 
 
+def decoding_bytes(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> int:
+    """What `decode_image` takes for `data` at most, from its header; 0 where it refuses that."""
+    try:
+        with _quiet():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_size(image, name, max_pixels)
+    except Exception:  # told in words when it is decoded
+        return 0
+    return image.width * image.height * DECODER_BYTES.get(image.format or "", max(DECODER_BYTES.values()))
+
+
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     """Before anything is decoded, from the header alone."""
     short, long = sorted(image.size)
@@ -221,10 +236,9 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return image
+    with suppress(Exception):  # a damaged EXIF block says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
@@ -233,14 +247,31 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise InputError(f"image {name} has 32-bit float pixels; allowed: 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's convert would clip it at 255
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"image {name} has pixels beyond 16 bits; allowed: 8 or 16 bits a channel")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return _in_strips(image, lambda strip: _grey_of_16(strip, name))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+        return _in_strips(image, _on_white)
     return image.convert("RGB")
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` to RGB what needs several times the image's memory on the way, a few rows at a time."""
+    out = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        strip = image.crop((0, top, image.width, min(top + ROWS, image.height)))
+        out.paste(convert(strip), (0, top))
+    return out
+
+
+def _grey_of_16(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(f"image {name} has pixels beyond 16 bits; allowed: 8 or 16 bits a channel")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    over = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
 
 
 def _rgba(image: Image.Image, name: str) -> Image.Image:
@@ -249,6 +280,16 @@ def _rgba(image: Image.Image, name: str) -> Image.Image:
     return _rgb(image, name).convert("RGBA")
 
 
+def _quiet_libtiff() -> None:
+    """libtiff writes what is wrong with a file to stderr by itself, between the JSON lines of a server's log; Pillow
+    raises it as well."""
+    with suppress(OSError, AttributeError):  # linked in some other way
+        library = ctypes.CDLL(str(Image.core.__file__))
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            getattr(library, name)(None)
+
+
+_quiet_libtiff()
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _quiet_outer: warnings.catch_warnings | None = None
@@ -284,4 +325,4 @@ def _checked(make: Any, what: str) -> "Preprocess":
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise InputError(f"{what}: {where} = {first['input']!r} is not valid: {first['msg']}") from None
+        raise InputError(f"{what}: {where} = {first['input']!r:.80} is not valid: {first['msg']}") from None

@@ -17,21 +17,25 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from foveate.serve.connection import OPEN, unsent
 from foveate.serve.metrics import Metrics
 from foveate.serve.settings import Settings
 
 log = logging.getLogger("foveate.serve")
 SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-OPEN = re.compile(r"/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready")  # needs no token
 GONE = 499  # in logs and counts: the client left before its answer
+SMALL = 65536  # bytes of an answer that is sent whoever reads theirs or not
+MOST_UNSENT = 2**29  # bytes of answers that clients have not taken yet; past it no other large one is sent
 
 
 @dataclass
 class ServerState:
-    """Of one process. draining: nothing new is taken; active: POST requests that were accepted and not yet answered."""
+    """Of one process. draining: nothing new is taken. active: POST requests that are being worked on, whose number is
+    bounded; unanswered: those, and whose answers are still being sent, which a client may take its time over."""
 
     draining: bool = False
     active: int = 0
+    unanswered: int = 0
 
 
 @dataclass
@@ -42,6 +46,7 @@ class RequestContext:
     began: float  # by time.monotonic
     status: int = GONE
     whole: bool = False  # its body was read to the end
+    place: bool = False  # it is among those that are worked on
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,6 +71,9 @@ class Gate:
 
         async def say(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._leave(context)
+                if (large := _length(message)) > SMALL and unsent() + large > MOST_UNSENT:
+                    raise _Unsendable
                 context.status = message["status"]
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = context.id
@@ -75,7 +83,10 @@ class Gate:
 
         work = scope["method"] == "POST"
         refusal = self._refusal(scope, headers, work)
-        self._state.active += work and refusal is None
+        context.place = work and refusal is None
+        self._state.active += context.place
+        self._state.unanswered += context.place
+        counted = context.place
         try:
             if refusal is not None:
                 await refusal(scope, hear, say)
@@ -87,6 +98,10 @@ class Gate:
                 scope.setdefault("route", inner.get("route"))
         except ClientDisconnect:
             context.status = GONE
+        except _Unsendable:
+            self._metrics.refused.labels("memory").inc()
+            line = "no memory for another answer now, others are not taken; come again"
+            await JSONResponse({"error": line}, 503, {"retry-after": "1"})(scope, hear, say)
         except Exception as e:  # a bug of ours: one line for both sides
             line = " ".join(f"{type(e).__name__}: {e}".split())
             log.error("failed", extra={"facts": {"id": context.id, "error": line}})
@@ -95,8 +110,14 @@ class Gate:
                     scope, hear, say
                 )
         finally:
-            self._state.active -= work and refusal is None
+            self._leave(context)
+            self._state.unanswered -= counted
             self._done(scope, context)
+
+    def _leave(self, context: RequestContext) -> None:
+        """Give its place to the next one."""
+        self._state.active -= context.place
+        context.place = False
 
     def _refusal(self, scope: Scope, headers: Headers, work: bool) -> ASGIApp | None:
         """The answer to a request that is not let in."""
@@ -106,6 +127,11 @@ class Gate:
         if closed and not right:
             line = "no valid token; allowed: Authorization: Bearer TOKEN"
             return JSONResponse({"error": line}, 401, {"www-authenticate": "Bearer"})
+        if (
+            "content-length" in headers and "transfer-encoding" in headers
+        ):  # two servers in a row may disagree on its end
+            line = "content-length and transfer-encoding in one request; allowed: one of them"
+            return JSONResponse({"error": line}, 400, {"connection": "close"})
         if not work:
             return None
         if self._state.draining:
@@ -145,6 +171,15 @@ class Gate:
             self._metrics.disconnected.inc()
         facts = {"id": context.id, "method": scope["method"], "path": scope["path"][:256], "status": context.status}
         log.info("request", extra={"facts": facts | {"ms": round(1e3 * seconds, 3)} | context.facts})
+
+
+class _Unsendable(Exception):
+    """An answer that there is no memory for while it waits to be taken."""
+
+
+def _length(start: Message) -> int:
+    given = Headers(raw=start["headers"]).get("content-length", "0")
+    return int(given) if given.isdecimal() else 0
 
 
 class JsonLines(logging.Formatter):

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import multiprocessing
+import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -14,16 +17,15 @@ import prometheus_client
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from foveate.errors import InputError
 from foveate.serve.app import create_app
+from foveate.serve.connection import CONNECTIONS, RESERVED, Connection
 from foveate.serve.gate import JsonLines, ServerState
 from foveate.serve.served import Served
 from foveate.serve.settings import Settings
 
-CONNECTIONS = 2048  # open at once; whoever comes past it gets 503 and is closed
 BACKLOG = 2048  # connections that wait to be accepted
 LAST_S = 2  # for connections to end once everything is answered
 
@@ -63,13 +65,23 @@ def run(settings: Settings, say: Callable[[str, str], None], ready: Callable[[st
 def worker() -> FastAPI:
     """The application of one worker process among several."""
     settings = Settings.from_environment()
+    Connection.seconds = settings.receive_s
     _process(settings.log_level)
+    threading.Thread(target=_follow, name="parent", daemon=True).start()
     try:
         served = Served(settings, own_process=True)
     except InputError as e:
         logging.getLogger("foveate.serve").error("not started", extra={"facts": {"error": str(e)}})
         raise SystemExit(STARTUP_FAILURE) from None
     return create_app(served, settings, signals=lambda state: draining(state, settings.drain_s))
+
+
+def _follow() -> None:
+    """End as on a signal once the parent is gone: killed, it could not say so, and its workers would go on alone."""
+    parent = multiprocessing.parent_process()  # it may be gone before this one runs
+    while parent is not None and os.getppid() == parent.pid:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -86,10 +98,10 @@ def draining(state: ServerState, seconds: float, early: Sequence[int] = ()) -> I
 
     async def finish(sig: int) -> None:
         until = loop.time() + seconds
-        while state.active and loop.time() < until:
+        while state.unanswered and loop.time() < until:
             await asyncio.sleep(0.02)
-        if state.active:
-            logging.getLogger("foveate.serve").error("unanswered", extra={"facts": {"requests": state.active}})
+        if state.unanswered:
+            logging.getLogger("foveate.serve").error("unanswered", extra={"facts": {"requests": state.unanswered}})
         before[sig](sig, None)
 
     def handle(sig: int, frame: FrameType | None) -> None:
@@ -110,30 +122,8 @@ def draining(state: ServerState, seconds: float, early: Sequence[int] = ()) -> I
             signal.signal(sig, handler)
 
 
-class Protocol(H11Protocol):
-    """uvicorn's, with a time limit on the first request's head (it has one only between requests), and a bound on
-    connections that refuses those who came too late (its own, `limit_concurrency`, refuses everyone meanwhile).
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
-            self.limit_concurrency = 0
-        self._head = self.loop.call_later(self.head_s, self._late)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head.cancel()
-        super().connection_lost(exc)
-
-    def _late(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
-
-    head_s = 30.0
-
-
 def _config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
-    protocol = type("Protocol", (Protocol,), {"head_s": settings.receive_s}) if not more else Protocol
+    protocol = type("Connection", (Connection,), {"seconds": settings.receive_s}) if not more else Connection
     return uvicorn.Config(
         app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
         proxy_headers=False, backlog=BACKLOG, timeout_graceful_shutdown=LAST_S, **more,
@@ -178,6 +168,6 @@ def _process(log_level: str) -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 2 * (CONNECTIONS + BACKLOG)
+        wanted = 2 * (CONNECTIONS + RESERVED + BACKLOG)
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard > 0 else wanted, hard))

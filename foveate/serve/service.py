@@ -9,16 +9,17 @@ import numpy as np
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from foveate.preprocess import decode_image
+from foveate.preprocess import DECODER_BYTES, decode_image, decoding_bytes
 from foveate.serve.batcher import Answer, Batcher, Closed, Full
 from foveate.serve.bodies import Bodies, Refused
 from foveate.serve.gate import ServerState
+from foveate.serve.memory import Memory
 from foveate.serve.metrics import Metrics
 from foveate.serve.protocol import VERSION, Spec
 from foveate.serve.served import Served
 from foveate.serve.settings import Settings
 
-DECODERS = 2  # photographs decoded at once: each may take hundreds of MB
+DECODERS = 2  # photographs decoded at once, where there is memory for both
 
 
 class Service:
@@ -35,6 +36,8 @@ class Service:
             latencies=served.latencies, seen=metrics.called,
         )  # fmt: skip
         metrics.watch(self.batcher)
+        # Of two large photographs, one waits for the other.
+        self.memory = Memory(max(DECODER_BYTES.values()) * settings.max_pixels)
         self.pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
     def check(self, name: str, version: str | None = None) -> None:
@@ -55,10 +58,12 @@ class Service:
         if not self.batcher.room(len(photos)):  # before the work, not after it
             raise self.full(len(photos))
 
+        limit, preprocess = self.settings.max_pixels, self.served.artefact.preprocess
+
         def work(data: bytes, name: str) -> np.ndarray:
-            channels = self.served.artefact.preprocess.channels
-            image = decode_image(data, name, max_pixels=self.settings.max_pixels, channels=channels)
-            return self.served.artefact.preprocess(image)
+            with self.memory.taking(decoding_bytes(data, name, max_pixels=limit)):
+                # In one expression: a name would keep the photograph beyond the block.
+                return preprocess(decode_image(data, name, max_pixels=limit, channels=preprocess.channels))
 
         return [await self.in_pool(work, data, f"{i}") for i, data in enumerate(photos)]
 
