@@ -68,14 +68,16 @@ def claim(found: Findings) -> str:
     s, quality = found.proof.speedup, found.details.look.quality
     words = JUDGES[quality.kind].words
     cost = quality.cost
-    what = f"points of {words.score} lost" if cost.name == "drop" else f"% {words.changed}"
-    between = (
-        "" if cost.low is None or cost.high is None else f" (95 % interval {down(cost.low, 2)} to {up(cost.high, 2)})"
+    gained = cost.name == "drop" and cost.value < 0
+    what = f"points of {words.score} {'gained' if gained else 'lost'}" if cost.name == "drop" else f"% {words.changed}"
+    low, high = (
+        (cost.low, cost.high) if not gained or cost.low is None or cost.high is None else (-cost.high, -cost.low)
     )
+    between = "" if low is None or high is None else f" (95 % interval {down(low, 2)} to {up(high, 2)})"
     return (
         f"{nearest(s.value)} times faster than {found.baseline.claim} ({found.baseline.row.name}), "
         f"{s.level:.0%} interval "
-        f"{down(s.low)} to {up(s.high)}; {cost.value:.2f} {what}{between} on {cost.n} unseen photographs"
+        f"{down(s.low)} to {up(s.high)}; {abs(cost.value):.2f} {what}{between} on {cost.n} unseen photographs"
     )
 
 
