@@ -45,7 +45,7 @@ class Target(BaseModel):
             said = first["msg"].removeprefix("Value error, ")
             if name in MOST and first["type"] in ("greater_than_equal", "less_than_equal"):
                 said = f"allowed: 1 to {MOST[name]}"
-            raise InputError(f"--{name} is {first['input']!r}; {said}") from None
+            raise InputError(f"--{name} is {first['input']!r:.80}; {said}") from None
 
     @property
     def kind(self) -> str:

@@ -1,14 +1,18 @@
 """A folder somebody else made: what it may name, and what is run of it."""
 
 import json
+import os
+import signal
 
 import pytest
+from support.served import make_folder
 
 import foveate
 from foveate.artefact import Artefact
 from foveate.commands.evaluate import evaluate
 from foveate.errors import InputError
 from foveate.plans import Plan
+from foveate.written import Verdict
 
 SMALL = {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32, "patch_size": 16, "num_classes": 2}
 
@@ -130,3 +134,23 @@ def test_numbers_that_a_folder_gives_are_bounded(tmp_path, file, changed, told):
     (folder / file).write_text(json.dumps(found))
     with pytest.raises(InputError, match=told):
         Artefact(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_files_that_never_end_are_refused_at_once(tmp_path, kind):
+    """Whatever a folder names: a pipe waits for a writer, a device goes on for ever."""
+    folder = make_folder(tmp_path / "made")
+    (folder / "verdict.json").write_text("{}")
+    for name in ("plan.json", "preprocess.json", "frontier.json", "model.json", "verdict.json", "model.onnx"):
+        held = (folder / name).read_bytes()
+        (folder / name).unlink()
+        os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
+        signal.alarm(20)  # would end the test run
+        try:
+            with pytest.raises(InputError):
+                Verdict.load(folder) if name == "verdict.json" else Artefact(folder, threads=1)
+        finally:
+            signal.alarm(0)
+        (folder / name).unlink()
+        (folder / name).write_bytes(held)
+    Artefact(folder, threads=1)

@@ -10,9 +10,11 @@ for C++ around the kernels, and loading one ended the process. CUDA graphs are o
 """
 
 import json
+import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from foveate.files import unfailing
 from foveate.runtimes import _torch
 from foveate.runtimes._base import RUNTIMES, Runner, Runtime, Shape, missing
 from foveate.runtimes.worker import convert
+from foveate.staging import scratch
 from foveate.target import Target
 
 if TYPE_CHECKING:
@@ -100,7 +103,8 @@ class Compile(Runtime):
                 takes = input_shape(exported)
                 module = compiled(moved(exported, where).module(check_guards=False), is_open=None in takes)
             else:
-                module = torch._inductor.aoti_load_package(str(path))
+                with _unpacking():
+                    module = torch._inductor.aoti_load_package(str(path))
                 takes = tuple(json.loads(module.loader.get_metadata()["shape"]))  # type: ignore[attr-defined]
         run = _torch.runner(module, takes, where)
         fixed = [n for n in takes if n is not None]
@@ -108,6 +112,19 @@ class Compile(Runtime):
             with quiet():
                 run(np.zeros(fixed, np.float32))  # compiles: the first photograph should not wait for that
         return run
+
+
+@contextmanager
+def _unpacking() -> Iterator[None]:
+    """torch unpacks a package where temporary files go, and removes that when the process ends, unless it is killed:
+    here it is gone once loaded (what is open stays), and swept where even that was not reached."""
+    before = os.environ.get("TMPDIR")
+    with scratch() as folder:
+        os.environ["TMPDIR"] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop("TMPDIR") if before is None else os.environ.__setitem__("TMPDIR", before)
 
 
 def compiled(module: "nn.Module", is_open: bool) -> "Callable[[torch.Tensor], torch.Tensor]":

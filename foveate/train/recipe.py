@@ -115,7 +115,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     except ValidationError as e:
         wrong = e.errors()[0]
         where = ".".join(map(str, wrong["loc"]))
-        raise InputError(f"recipe: {where} is {wrong['input']!r}: {wrong['msg']}") from None
+        raise InputError(f"recipe: {where} is {wrong['input']!r:.80}: {wrong['msg']}") from None
 
 
 def _value(text: str) -> Any:

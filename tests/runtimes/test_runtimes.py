@@ -1,5 +1,6 @@
 """Laws over every runtime and precision: the built file answers as the model does, and bad input is named."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -287,3 +288,21 @@ def test_serving_needs_no_torch(runtime, built, images):
         check=True,
     )
     assert done.stdout.strip() == f"['{runtime}']"
+
+
+@pytest.mark.slow
+def test_what_the_compiler_unpacks_is_gone_once_it_is_loaded(tmp_path, monkeypatch):
+    """It would stay where temporary files go, weights and all, behind every process that is killed."""
+    reason = RUNTIMES["compile"].why_not("fp32")
+    if reason is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 8).eval()
+    path = RUNTIMES["compile"].build(model, tmp_path / "out", shape=(1, 8), precision="fp32")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    runner = RUNTIMES["compile"].load(path, precision="fp32", threads=1)
+    assert not list((tmp_path / "tmp").rglob("*.so")) and os.environ["TMPDIR"] == str(tmp_path / "tmp")
+    x = np.ones((1, 8), np.float32)
+    np.testing.assert_allclose(runner(x), model(torch.from_numpy(x)).detach().numpy(), rtol=1e-5)
