@@ -9,7 +9,7 @@ import torch
 from support.families import randomised
 
 import foveate.models  # noqa: F401  puts ours into timm's registry
-from foveate.adapters import adapt
+from foveate.adapters import adapt, describe
 from foveate.errors import InputError
 from foveate.evaluate.judges import JUDGES, Classes, Masks, make_judge
 from foveate.models.iret import from_vit
@@ -18,7 +18,7 @@ from foveate.planners.space import key_of
 from foveate.planning import Evaluator, plan_candidates, plan_pomt
 from foveate.planning.evaluator import Score
 from foveate.planning.search import Goal
-from foveate.planning.start import default_counts
+from foveate.planning.start import default_counts, space_of
 from foveate.plans import Step
 from foveate.schedule import Schedule
 
@@ -350,3 +350,14 @@ def test_without_labels_they_grow_with_the_root():
     expected = expectations([0.01, 0.04], [0, 0], [0.02, 0.04], labelled=False)
     assert expected(0.01) == pytest.approx(2.0) and expected(0.16) == pytest.approx(8.0)
     assert expectations([], [], [])(0.01) == pytest.approx(10.0)
+
+
+def test_of_few_tokens_counts_are_added_that_a_method_reaches(model, table, monkeypatch):
+    """The curve of a small model on a noisy machine may leave only counts far below what a merger reaches at once."""
+    f = describe(model)
+    monkeypatch.setattr("foveate.planning.start.default_counts", lambda *_: (f.prefix + 2, f.prefix + 4))
+    space = space_of(f, table, ["tome"], {}, None, None)
+    assert any(space.allows("tome", f.tokens, c) for c in space.counts)
+    assert set(space.counts) > {f.prefix + 2, f.prefix + 4}
+    assert space_of(f, table, ["topk"], {}, None, None).counts == (f.prefix + 2, f.prefix + 4)
+    assert space_of(f, table, ["tome"], {}, (f.prefix + 2,), None).counts == (f.prefix + 2,)  # as asked for

@@ -69,11 +69,17 @@ def space_of(
     able = [m for m in methods or usual if f.has_class_token or "class_row" not in METHODS[m].needs]
     if not able:
         raise InputError(f"methods {', '.join(methods or ())} need a class token, which this {f.family} has not")
-    counts = default_counts(table, f.tokens, f.prefix) if counts is None else tuple(sorted(set(counts)))
+    chosen = default_counts(table, f.tokens, f.prefix) if counts is None else tuple(sorted(set(counts)))
     # The first sixth is left alone: cutting there is ruinous. The last block is not: its MLP is often for nothing.
     blocks = tuple(range(max(1, f.depth // 6), f.depth)) if blocks is None else tuple(sorted(set(blocks)))
     limits = {m: METHODS[m].max_drop for m in able}
-    return Space(f.tokens, f.depth, f.prefix, blocks, counts, tuple(able), limits, dict(options))
+    space = Space(f.tokens, f.depth, f.prefix, blocks, chosen, tuple(able), limits, dict(options))
+    if counts is None and any(not any(space.allows(m, f.tokens, c) for c in chosen) for m in able):
+        # Of few tokens the curve may find only counts worth having that a method cannot reach at once.
+        shares = (f.prefix + round(share * (f.tokens - f.prefix)) for share in (0.75, 0.5))
+        more = {n for n in shares if f.prefix + 2 <= n < f.tokens}
+        space = replace(space, counts=tuple(sorted({*chosen, *more})))
+    return space
 
 
 def _merging_first(method: str) -> tuple[bool, bool, str]:
