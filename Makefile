@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: fit test test-all check docs bench gpu clean
+.PHONY: fit test test-all campaign fuzz check docs bench gpu clean
 
 fit: $(READY)  ## fit the bundled model on the bundled photographs to this machine
 	@$(BIN)/foveate fit $(ARGS); code=$$?; if [ $$code -eq 3 ]; then echo "exit 3: nothing faster within the budget; the best dense build was written"; else exit $$code; fi
@@ -15,6 +15,17 @@ test: $(READY)  ## the default tests: under six minutes on two cores
 
 test-all: $(READY)  ## slow and data-dependent tests too; FOVEATE_DATA names the folder with the data
 	$(BIN)/python -m pytest -m "not gpu" 
+
+campaign: $(READY)  ## kills, signals, full disks, damaged files, hostile clients: thousands of trials, twenty minutes
+	FOVEATE_CAMPAIGN=$(CURDIR)/benchmarks/results/reliability.json $(BIN)/python -m pytest -n 2 --dist worksteal -m slow -rs -s tests/campaign
+	$(BIN)/python -m benchmarks.table
+
+SECONDS ?= 3600
+fuzz: $(READY)  ## coverage-guided fuzzing of what strangers write, so many seconds each, side by side
+	$(BIN)/python -m pip install --quiet atheris
+	cd tests && for name in protocol plan labels; do $(abspath $(BIN))/python -m campaign.fuzz $$name --seconds $(SECONDS) \
+		--corpus ../.fuzz --out ../benchmarks/results/reliability.json & done; wait
+	$(BIN)/python -m benchmarks.table
 
 check: $(READY)  ## format, lint, types, import contracts, the documentation site
 	$(BIN)/ruff format --check .

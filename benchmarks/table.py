@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and the README's first screen from benchmarks/results/*.json: no figure is typed."""
+"""Writes docs/benchmarks.md, docs/reliability.md and the README's first screen from results/: no figure is typed."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,12 @@ from typing import Any
 from benchmarks.elastic_table import adaptive, knob, latency, serving
 from benchmarks.gate_table import gate
 from benchmarks.markdown import cpu_of, grid, machine, outward
+from benchmarks.reliability_table import reliability
 from foveate.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+RELIABILITY = DOCS.with_name("reliability.md")
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -306,6 +308,14 @@ def render() -> str:
     return "\n".join(parts)
 
 
+def reliable() -> str:
+    """docs/reliability.md."""
+    sheet = read("reliability")
+    assert sheet is not None, "run: make campaign"
+    return reliability(sheet)
+
+
 if __name__ == "__main__":
     write_text(DOCS, render())
+    write_text(RELIABILITY, reliable())
     write_text(README, readme())

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.table import DOCS, README, RESULTS, readme, render
+from benchmarks.table import DOCS, README, RELIABILITY, RESULTS, readme, reliable, render
 
 
 def test_the_benchmark_page_is_generated_from_the_committed_results():
     assert list(RESULTS.glob("*.json")), "no results are committed"
     assert DOCS.read_text(encoding="utf-8") == render(), "run: python -m benchmarks.table"
     assert README.read_text(encoding="utf-8") == readme(), "run: python -m benchmarks.table"
+    assert RELIABILITY.read_text(encoding="utf-8") == reliable(), "run: python -m benchmarks.table"
 
 
 def test_no_machine_path_or_address_is_committed_with_the_results():

@@ -1,0 +1,59 @@
+"""Folders that trials start from."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.lessons import COLOURS, photograph
+
+from campaign.asked import EXPORT, FIT, PROFILE, RECIPE
+from campaign.warm import Place, Warm
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def warm():
+    with Warm() as parent:
+        yield parent
+
+
+@pytest.fixture(scope="session")
+def fitted(warm, tmp_path_factory):
+    """A folder that a fit wrote, and seconds that it took."""
+    place = Place(tmp_path_factory.mktemp("fitted"))
+    child = warm.run([*FIT, "--out", "out"], place)
+    assert child.code in (0, 3), child.said
+    return place.root / "out"
+
+
+@pytest.fixture(scope="session")
+def lesson(warm, tmp_path_factory):
+    """A recipe, and the digits of the weights that it ends with when nothing disturbs it."""
+    root = tmp_path_factory.mktemp("lesson")
+    for split, count in (("train", 16), ("val", 4)):
+        for c, colour in enumerate(COLOURS):
+            (root / "data" / split / colour).mkdir(parents=True)
+            for i in range(count):
+                seed = 100 * c + i + 50 * (split == "val")
+                photograph(colour, seed).save(root / "data" / split / colour / f"{i:02}.png")
+    for name, workers in (("recipe.py", 0), ("workers.py", 2)):
+        (root / name).write_text(RECIPE.format(tests=str(TESTS), data=str(root / "data"), workers=workers))
+    return root
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def fresh(place: Place, folder: Path) -> Path:
+    """A copy of an artefact as the state before a trial."""
+    out = place.root / "out"
+    if out.exists():
+        shutil.rmtree(out)
+    shutil.copytree(folder, out)
+    return out
+
+
+__all__ = ["EXPORT", "FIT", "PROFILE", "fresh"]
