@@ -296,8 +296,7 @@ def _refill(folder: Path, part: Path) -> None:
 def unfailing(path: Path) -> Iterator[BinaryIO]:
     """A file for code that cannot bear a write to fail: torch's writer ends the process over a full disk. What failed
     is raised at the end of the block."""
-    with path.open("wb") as raw:
-        file = _Unfailing(raw)
+    with path.open("wb") as raw, _Unfailing(raw) as file:
         yield file  # type: ignore[misc]
         file.flush()
         if file.error is not None:
