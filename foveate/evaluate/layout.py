@@ -132,7 +132,8 @@ def _by_order(source: Source, root: str, images: list[str], known: ClassNames | 
             f"{source.shown} has {len(folders)} class folders ({listed(folders)}), the model {known.count} classes; "
             "allowed in sorted order: as many"
         )
-    labels = tuple(folders.index(name[len(root) :].split("/")[0]) for name in images)
+    index_of = {folder: i for i, folder in enumerate(folders)}
+    labels = tuple(index_of[name[len(root) :].split("/")[0]] for name in images)
     return Layout(tuple(images), labels, tuple(folders) if known is None else known.classes or tuple(folders))
 
 

@@ -111,6 +111,8 @@ def labels_of(
 def _readable(shown: str) -> Iterator[None]:
     try:
         yield
+    except InputError:  # is a ValueError, and says enough
+        raise
     except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as e:
         raise InputError(f"{shown} is not a table foveate can read: {e}; allowed: UTF-8, comma-separated") from None
 

@@ -1,12 +1,11 @@
 """Folders that trials start from."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from support.lessons import COLOURS, photograph
 
-from campaign.asked import EXPORT, FIT, PROFILE, RECIPE
+from campaign.asked import FIT, RECIPE
 from campaign.warm import Place, Warm
 
 TESTS = Path(__file__).parent.parent
@@ -20,7 +19,7 @@ def warm():
 
 @pytest.fixture(scope="session")
 def fitted(warm, tmp_path_factory):
-    """A folder that a fit wrote, and seconds that it took."""
+    """A folder that a fit wrote."""
     place = Place(tmp_path_factory.mktemp("fitted"))
     child = warm.run([*FIT, "--out", "out"], place)
     assert child.code in (0, 3), child.said
@@ -29,7 +28,7 @@ def fitted(warm, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def lesson(warm, tmp_path_factory):
-    """A recipe, and the digits of the weights that it ends with when nothing disturbs it."""
+    """Photographs to learn from, and two recipes: in one process, and with workers."""
     root = tmp_path_factory.mktemp("lesson")
     for split, count in (("train", 16), ("val", 4)):
         for c, colour in enumerate(COLOURS):
@@ -45,15 +44,3 @@ def lesson(warm, tmp_path_factory):
 @pytest.fixture
 def place(tmp_path):
     return Place(tmp_path)
-
-
-def fresh(place: Place, folder: Path) -> Path:
-    """A copy of an artefact as the state before a trial."""
-    out = place.root / "out"
-    if out.exists():
-        shutil.rmtree(out)
-    shutil.copytree(folder, out)
-    return out
-
-
-__all__ = ["EXPORT", "FIT", "PROFILE", "fresh"]

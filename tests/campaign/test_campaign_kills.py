@@ -8,7 +8,6 @@ import pytest
 
 from campaign import whole
 from campaign.asked import EXPORT, FIT, PROFILE, STAGES
-from campaign.conftest import fresh
 from campaign.tally import dice, tally, trials
 from campaign.warm import Place
 from foveate.staging import GRACE_S
@@ -32,7 +31,7 @@ def test_kills_of_fit(warm, fitted, place):
         random = dice("kill fit")
         for i in range(trials(21)):
             stage, old = STAGES[i % len(STAGES)], i % 2 == 0
-            out = fresh(place, fitted) if old else place.root / "out"
+            out = place.fresh(fitted) if old else place.root / "out"
             if not old:
                 shutil.rmtree(out, ignore_errors=True)
             before = whole.digest(out) if old else None
@@ -59,7 +58,7 @@ def test_kills_of_export(warm, fitted, place):
             if not old:
                 shutil.rmtree(out, ignore_errors=True)
             elif not (out / "plan.json").exists():
-                fresh(place, fitted)
+                place.fresh(fitted)
             before = whole.digest(out) if old else None
             child = warm.start(args, place)
             time.sleep(random.uniform(0, 1.05 * seconds))

@@ -5,6 +5,7 @@ What a child does from there on is what a command does: its own session, streams
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,12 +153,19 @@ class Place:
     count: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tmp", "cache", "work"):
+        for name in ("tmp", "cache"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     @property
     def environment(self) -> dict[str, str]:
         return {"TMPDIR": str(self.root / "tmp"), "FOVEATE_CACHE": str(self.root / "cache")}
+
+    def fresh(self, folder: Path) -> Path:
+        """A copy of an artefact at `out`, as the state before a trial."""
+        out = self.root / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(folder, out)
+        return out
 
     def leftovers(self) -> list[str]:
         """What stands anywhere here under a name of work under way, or in the folder for temporary files."""
