@@ -6,8 +6,10 @@ where a run was broken off changes a pixel.
 
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from multiprocessing import AuthenticationError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,11 +104,18 @@ def loader(samples: Samples, batches: list[list[Key]], workers: int) -> Iterator
     return iter(made)
 
 
+# What the thread that hands a worker's tensors over prints where the process that asked ends in the midst of it. What
+# goes wrong in reading photographs does not come this way: the loader carries it to its process.
+HUNG_UP = (EOFError, OSError, AuthenticationError)
+
+
 def begin_worker(worker: int) -> None:
     """One thread; a Ctrl-C is for the process that asked, which then ends this one."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    told = sys.excepthook
+    sys.excepthook = lambda *raised: None if issubclass(raised[0], HUNG_UP) else told(*raised)
 
 
 def collated(rows: list[tuple[Any, Any, int, str]]) -> Batch:
