@@ -17,7 +17,10 @@ from foveate.files import full
 if TYPE_CHECKING:
     from rich.table import Table
 
-FITTING = ("torch", "timm", "onnx", "onnxscript", "jinja2")  # what the extra `fit` brings
+EXTRAS = {  # what each brings beyond a torch-free install
+    "fit": ("torch", "timm", "onnx", "onnxscript", "jinja2"),
+    "vlm": ("transformers",),
+}
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
@@ -115,9 +118,10 @@ def guarded(app: Callable[[], object]) -> None:
     try:
         app()
     except ModuleNotFoundError as e:
-        if e.name not in FITTING:
+        extra = next((extra for extra, names in EXTRAS.items() if e.name in names), None)
+        if extra is None:
             raise
-        err.print(f"[bold red]error[/] this needs {e.name}, which is not installed: pip install 'foveate\\[fit]'")
+        err.print(f"[bold red]error[/] this needs {e.name}, which is not installed: pip install 'foveate\\[{extra}]'")
         sys.exit(2)
     except (InputError, OSError) as e:
         err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")

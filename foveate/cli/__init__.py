@@ -12,6 +12,7 @@ from foveate.cli.answering import run, serve
 from foveate.cli.making import export, fit, train
 from foveate.cli.measuring import compare, evaluate, profile
 from foveate.cli.telling import doctor, list_
+from foveate.cli.vlm import app as vlm
 from foveate.console import guarded, out
 from foveate.version import __version__
 
@@ -28,6 +29,7 @@ for command in (fit, run, profile, compare, evaluate, export, train, serve):
     app.command()(command)
 app.command("list")(list_)
 app.command()(doctor)
+app.add_typer(vlm)
 
 
 def version(show: bool) -> None:

@@ -25,7 +25,7 @@ Progress = Callable[[str, float, str], None]  # stage, share done, text
 
 
 def listing(what: str, pattern: str | None = None) -> list[dict[str, Any]]:
-    """Rows about the registered `methods`, `runtimes`, or supported `models`.
+    """Rows about the registered `methods`, `budgets`, `runtimes`, or supported `models`.
 
     Args:
         pattern: of names of models, such as `vit_small*`: each on a row, where there would be a row a family.
@@ -60,9 +60,21 @@ def listing(what: str, pattern: str | None = None) -> list[dict[str, Any]]:
             for name, cls in RUNTIMES.items()
             for device in cls.devices
         ]
+    if what == "budgets":
+        from foveate.budgets.registered import BUDGETS
+
+        return [
+            {
+                "name": name,
+                "needs": ", ".join(sorted(cls.needs)) or "-",
+                "count": "from the size alone" if cls.exact else "depends on the picture",
+                "what": first_line(cls),
+            }
+            for name, cls in sorted(BUDGETS.items())
+        ]
     if what == "models":
         return models(pattern)
-    raise one_of("kind", what, ("methods", "models", "runtimes"))
+    raise one_of("kind", what, ("budgets", "methods", "models", "runtimes"))
 
 
 def models(pattern: str | None = None) -> list[dict[str, Any]]:
