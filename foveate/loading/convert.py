@@ -1,7 +1,7 @@
 """Vision transformers of other libraries as timm's, tensor by tensor; who asks checks that both answer alike."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,7 +44,10 @@ def from_torchvision(model: Any) -> nn.Module:
     return filled(made, state, "torchvision's weights")
 
 
-def renamed(state: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def renamed(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
     """`state` with every rule (a regular expression, what stands there then) applied to every name."""
     found = {}
     for key, tensor in state.items():

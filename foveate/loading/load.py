@@ -1,6 +1,7 @@
 """From a name to a model: the bundled classifier, timm's hub, a file of weights, or random weights for latency work."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from foveate.loading.create import create
 from foveate.loading.described import classes_of, named, preprocess_of
 from foveate.loading.described import model_ref as model_ref
 from foveate.loading.hub import from_hub
+from foveate.loading.huggingface import from_transformers
 from foveate.loading.loaded import RANDOM_NOTE, Origin
 from foveate.loading.loaded import Loaded as Loaded
-from foveate.loading.names import find
+from foveate.loading.names import Source, find
 from foveate.loading.objects import hold
 from foveate.loading.weights import check_finite, filled, read_weights
 from foveate.loading.weights import sha256_of as sha256_of
@@ -47,7 +49,8 @@ def load(
         name: `clothing_vit` (ships with foveate); a timm model, with a tag or not (`deit_tiny_patch16_224.fb_in1k`);
             `hf-hub:ORG/NAME`, `timm/NAME` or the address of a timm model on the hub; a folder that `foveate train` or
             timm's `save_for_hf` wrote (`local-dir:FOLDER` or plain), which brings weights, preprocessing, class names;
-            or a model object, which is copied; the vision transformer in a wrapper is taken where it answers alike.
+            a vision encoder of transformers' by hub id (`google/vit-base-patch16-224`) or from a folder; or a model
+            object, which is copied; the vision transformer in a wrapper is taken where it answers alike.
         weights: a file that fits but for what can be read off it: classes, channels and pooling. Wrappers' prefixes are
             taken off, averaged weights preferred, positions of another image size resampled; `Loaded.said` tells. With
             `num_classes=0` its classifier is left out. Without a file, and without `random_weights`, a timm model's
@@ -75,6 +78,11 @@ def load(
     if weights is not None and random_weights:
         raise InputError("give either a file of weights or --random-weights, not both")
     source = find(name, weightless=random_weights or weights is not None)
+    if source.transformers is not None:
+        if weights is not None or kwargs:
+            more = ", ".join([*(["weights"] if weights is not None else []), *kwargs])
+            raise InputError(f"{name} is a model of transformers' and is as it is; allowed beside it: no {more}")
+        return _from_transformers(source, random_weights, allow_pickle, seed, outputs, preprocess, classes)
     if source.card is not None and (weights is not None or random_weights):
         raise InputError(f"{name} is a training run and has weights; allowed beside it: no other weights")
     arch, options, file = source.name, {**source.options, **kwargs}, source.weights if weights is None else weights
@@ -119,6 +127,26 @@ def load(
         note=RANDOM_NOTE if random_weights else None,
         said=said,
     )
+
+
+def _from_transformers(
+    source: Source,
+    random_weights: bool,
+    allow_pickle: bool,
+    seed: int,
+    outputs: str | None,
+    preprocess: Preprocess | Mapping[str, Any] | None,
+    classes: Sequence[str] | None,
+) -> Loaded:
+    """A vision encoder of transformers', as timm's."""
+    assert source.transformers is not None and source.shown is not None
+    module, pixels, names = from_transformers(
+        source.transformers, random_weights=random_weights, allow_pickle=allow_pickle, seed=seed
+    )
+    given = preprocess.model_dump() if isinstance(preprocess, Preprocess) else dict(preprocess or {})
+    held = hold(module, preprocess=pixels | given, classes=classes or names, outputs=outputs)
+    ref = held.ref.model_copy(update={"name": source.shown, "weights": "random" if random_weights else "hub"})
+    return replace(held, ref=ref, note=RANDOM_NOTE if random_weights else None)
 
 
 def _filled(

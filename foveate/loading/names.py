@@ -20,6 +20,7 @@ from foveate.plans import Kwarg
 HUB = re.compile(
     r"(?:hf[-_]hub:|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)(?P<id>[^/?#]+/[^/?#@]+)", re.IGNORECASE
 )
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder as timm's `save_for_hf` writes it
 
 
@@ -33,11 +34,13 @@ class Source:
     card: Card | None = None  # of a run of ours
     config: Mapping[str, Any] | None = None  # timm's `pretrained_cfg`: preprocessing and class names
     shown: str | None = None  # under which a plan finds it again, if not `name`
+    transformers: str | None = None  # the folder or hub id of a model of transformers'
 
 
 def find(name: str, *, weightless: bool = False) -> Source:
-    """From any of: `clothing_vit`; a timm name; `hf-hub:ORG/NAME` or its address; `timm/NAME`; a folder that foveate
-    trained or timm wrote, with `local-dir:` before it or without.
+    """From any of: `clothing_vit`; a timm name; `hf-hub:ORG/NAME` or its address; `timm/NAME`; `ORG/NAME` of a vision
+    encoder of transformers'; a folder that foveate trained, or timm or transformers wrote, with `local-dir:` before it
+    or without.
 
     Args:
         weightless: no weights are needed, only what describes the model.
@@ -64,10 +67,9 @@ def find(name: str, *, weightless: bool = False) -> Source:
         owner, _, model = name.rpartition("/")
         if owner == "timm":
             return Source(model)
-        raise InputError(
-            f"unknown model {name!r}: no such folder, and foveate takes timm's models; "
-            f"{nearest_names(name)}, or hf-hub:{name} where that is a timm model on the hub"
-        )
+        if HUB_ID.fullmatch(name):
+            return Source(name, shown=name, transformers=name)
+        raise InputError(f"unknown model {name!r}: no such folder and no hub id; {nearest_names(name)}")
     return Source(name)
 
 
@@ -84,10 +86,23 @@ def _hub(model_id: str, weightless: bool) -> Source:
     except InputError:
         raise
     except Exception as e:  # whatever the hub's client, its cache or timm's parsing raise
+        if _of_transformers(model_id):
+            return Source(model_id, shown=f"hf-hub:{model_id}", transformers=model_id)
         raise NotAvailable(
             f"cannot get hf-hub:{model_id}: no network, not in the cache, or no timm model ({first_line(e)[:80]})"
         ) from None
     return Source(arch, _options(config, options), file, None, config, f"hf-hub:{model_id}")
+
+
+def _of_transformers(model_id: str) -> bool:
+    """Has the hub, or its cache, a configuration of transformers' under this name?"""
+    from timm.models import _hub as hub
+
+    try:
+        with no_waiting():
+            return isinstance(_json(Path(hub.download_from_hf(model_id, "config.json"))).get("model_type"), str)
+    except Exception:  # no network or no such file
+        return False
 
 
 def _first_there(model_id: str) -> Path:
@@ -115,9 +130,12 @@ def _folder(folder: Path) -> Source:
         return Source(card.model, options, Card.files(folder).weights, card)
     raw = _json(described)
     if "architecture" not in raw:
-        kind = raw.get("model_type")
-        what = f"a transformers model ({kind})" if isinstance(kind, str) else "no timm model: it has no architecture"
-        raise InputError(f"{described} describes {what}; allowed: a folder as timm's save_for_hf writes it")
+        if isinstance(raw.get("model_type"), str):
+            return Source(str(folder), shown=f"local-dir:{folder.resolve()}", transformers=str(folder))
+        raise InputError(
+            f"{described} describes no model: it has no architecture and no model_type; allowed: a folder as timm's "
+            "save_for_hf or transformers' save_pretrained writes it"
+        )
     from timm.models import _hub as hub
 
     try:

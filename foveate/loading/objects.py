@@ -9,6 +9,7 @@ from torch import nn
 
 from foveate.adapters import adapted_class, describe, name_of
 from foveate.errors import InputError
+from foveate.loading import convert_hf
 from foveate.loading.checks import outputs_of
 from foveate.loading.convert import CONVERTERS
 from foveate.loading.described import classes_of, model_ref, named, preprocess_of
@@ -41,11 +42,11 @@ def hold(
         InputError: no vision transformer that foveate takes, or one in a wrapper that does more; weights that are not
             finite; names or preprocessing that do not fit.
     """
-    model, said = inner(module)
+    model, said, answer = inner(module)
     model = model.cpu().float().eval()
     facts = describe(model)
     check_finite(model.state_dict(), type(model).__name__)
-    kind = outputs_of(facts, outputs)
+    kind = outputs_of(facts, outputs or answer)
     if not getattr(model, "pretrained_cfg", None):
         given = set(preprocess.model_dump() if isinstance(preprocess, Preprocess) else preprocess or {})
         if not {"mean", "std"} <= given:
@@ -63,6 +64,7 @@ def hold(
 class Inner(NamedTuple):
     model: nn.Module  # the caller's own copy
     said: tuple[str, ...]
+    outputs: str | None = None  # what it answers with, where its own shape does not tell
 
 
 def inner(module: nn.Module) -> Inner:
@@ -77,7 +79,7 @@ def inner(module: nn.Module) -> Inner:
         module = getattr(module, name)
     if adapted_class(type(module)) is not None:
         return Inner(deepcopy(module), tuple(said))
-    if (convert := CONVERTERS.get(name_of(type(module)))) is not None:
+    if (convert := (CONVERTERS | convert_hf.CONVERTERS).get(name_of(type(module)))) is not None:
         model = convert(module)
         image = torch.randn(2, *describe(model).image, generator=torch.Generator().manual_seed(0))
         if not _same(_answer(model, image), _answer(module, image)):
@@ -85,7 +87,8 @@ def inner(module: nn.Module) -> Inner:
                 f"a {name_of(type(module))} like this one cannot be converted: timm's answers otherwise; allowed: "
                 "timm's own"
             )
-        return Inner(model, (*said, f"converted the {name_of(type(module))} to timm's: its answers are the same"))
+        told = f"converted the {name_of(type(module))} to timm's: its answers are the same"
+        return Inner(model, (*said, told), convert_hf.outputs_of(module))
     found = list(_outermost(module))
     if len(found) != 1:
         what = f"{len(found)} of them: {', '.join(n for n, _ in found)}" if found else "none in it"
@@ -127,7 +130,7 @@ def _outermost(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mo
 def _answer(module: nn.Module, image: torch.Tensor) -> object:
     copy = deepcopy(module).cpu().float().eval()
     try:
-        return copy(image)
+        return convert_hf.answer_of(copy, copy(image))
     except Exception:  # a candidate may not fit at all
         return None
 

@@ -182,7 +182,8 @@ def test_a_folder_of_timms_brings_architecture_weights_preprocessing_and_names(t
     [
         ("{", "is damaged"),
         ("[1]", "is damaged"),
-        ('{"model_type": "vit", "hidden_size": 192}', r"a transformers model \(vit\)"),
+        ('{"model_type": "vit", "hidden_size": 192}', "transformers cannot load it: .*model.safetensors"),
+        ('{"hidden_size": 192}', "no architecture and no model_type"),
         ('{"architecture": "vit_tiny_patch16_224"}', "has no weights"),
         ('{"architecture": 3}', "unknown model|is damaged|has no weights"),
         ('{"architecture": "vit_tiny_patch16_224", "pretrained_cfg": 7}', "is damaged"),
