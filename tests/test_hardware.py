@@ -309,3 +309,15 @@ def test_a_product_that_would_take_a_minute_is_measured_smaller():
 def test_importing_the_timer_imports_no_torch():
     code = "import sys, foveate.hardware.timer, foveate.hardware.peaks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_few_pairs_prove_nothing_and_go_on():
+    """Eight pairs are too few for an interval: there is none yet, and more are measured."""
+    asked = []
+
+    def measure(n):
+        asked.append(n)
+        return np.full(n, 2.0), np.full(n, 1.0)
+
+    found, base, _ = proven(measure, first=8, most=64)
+    assert asked[0] == 8 and len(base) > 8 and found.faster

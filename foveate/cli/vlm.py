@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from foveate.cli.options import DEVICE, AllowPickle, AsJson, DeviceOpt
-from foveate.console import emit, err, escape, out, stages
+from foveate.cli.options import DEVICE, AllowPickle, AsJson, DeviceOpt, Threads
+from foveate.console import emit, err, escape, out, stages, table
 
 app = typer.Typer(name="vlm", help="Token budgets for language models that see.", no_args_is_help=True)
 
@@ -18,13 +18,15 @@ def generate(
     image: Annotated[list[Path], typer.Option("--image", help="a picture; repeat for several")],
     prompt: Annotated[str, typer.Option(help="what to ask")] = "What is in this picture?",
     budget: Annotated[
-        str, typer.Option(help="a share of each picture's tokens (0.2), or a number of them (576); 1.0 keeps all")
+        str,
+        typer.Option(help="a share of each picture's tokens (0.2), a number of them (576), or a folder of vlm fit"),
     ] = "0.2",
     method: Annotated[str, typer.Option(help="what decides which tokens stay; see: foveate list budgets")] = "hired",
     max_new_tokens: Annotated[int, typer.Option(help="tokens of the answer at most")] = 64,
     device: DeviceOpt = DEVICE,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
     allow_pickle: AllowPickle = False,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask about pictures, of which the language model is shown a budget of tokens.
@@ -50,6 +52,7 @@ def generate(
             device=device,
             precision=precision,
             allow_pickle=allow_pickle,
+            threads=threads,
             progress=progress,
         )
     for path, (stayed, full) in zip(image, said.tokens, strict=True):
@@ -60,3 +63,53 @@ def generate(
     if not as_json:
         out.print(escape(said.text))
     emit(asdict(said), as_json)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a folder or hub id of Hugging Face's")],
+    image: Annotated[list[Path], typer.Option("--image", help="a picture as it will come; repeat for several")],
+    prompt: Annotated[str, typer.Option(help="a question as it will come")] = "What is in this picture?",
+    ttft_ms: Annotated[float | None, typer.Option(help="milliseconds to the first token, the median")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="gigabytes (10^9) in use at most, weights included")] = None,
+    method: Annotated[str, typer.Option(help="what decides which tokens stay; see: foveate list budgets")] = "hired",
+    device: DeviceOpt = DEVICE,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
+    allow_pickle: AllowPickle = False,
+    threads: Threads = None,
+    pairs: Annotated[int, typer.Option(help="runs by turns at least, of all tokens and of the budget")] = 64,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for budget.json")] = Path("foveate-vlm"),
+    as_json: AsJson = False,
+) -> None:
+    """Find the most tokens a picture that keep within a time or a memory on this machine, and prove them faster.
+
+    Examples:
+
+        foveate vlm fit ./my-llava --image page.png --ttft-ms 800
+
+        foveate vlm fit ./my-llava --image page.png --memory-gb 6 --method hired-diverse
+
+        foveate vlm generate ./my-llava --image page.png --budget foveate-vlm
+    """
+    from foveate.commands.vlm_fit import fit as fit_budget
+
+    with stages() as progress:
+        found = fit_budget(
+            model, image, prompt, ttft_ms=ttft_ms, memory_gb=memory_gb, method=method, device=device,
+            precision=precision, allow_pickle=allow_pickle, threads=threads, pairs=pairs, out=out_dir,
+            progress=progress,
+        )  # fmt: skip
+    for note in found.notes:
+        err.print(f"[bold red]note[/]     {escape(note)}")
+    if not as_json:
+        made = table("stage", *(f"{which} tokens" for which in found.stages), title="milliseconds")
+        for stage in next(iter(found.stages.values())):
+            made.add_row(stage.removesuffix("_ms"), *(f"{ms[stage]:.1f}" for ms in found.stages.values()))
+        for which, gb in found.peak_gb.items():
+            err.print(f"memory   {gb:.2f} GB at most with {which} tokens")
+        out.print(made)
+        out.print(escape(found.reason))
+        out.print(f"written  {escape(str(out_dir / 'budget.json'))}")
+    emit(asdict(found), as_json)
+    if not found.met:
+        raise typer.Exit(3)

@@ -1,5 +1,6 @@
 """Answering a question about pictures with a token budget, and what that took."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from foveate.budgets.count import Budget
 from foveate.errors import InputError
+from foveate.files import read_text
 
 Progress = Callable[[str, float, str], None]  # stage, share done, text
 
@@ -34,19 +36,80 @@ class Answer:
 
 
 def parse(text: str) -> Budget:
-    """A budget as it is written: 0.2 for a share, 576 for a number of tokens.
+    """A budget as it is written: 0.2 for a share, 576 for a number of tokens, or a folder that `vlm fit` wrote.
 
     Raises:
-        InputError: neither.
+        InputError: none of them.
     """
+    if text and Path(text).exists():
+        return budget_of(Path(text))
     try:
         return Budget.parse(float(text) if "." in text or "e" in text.lower() else int(text))
-    except ValueError as e:
-        if isinstance(e, InputError):
-            raise
+    except InputError:
+        raise
+    except ValueError:
         raise InputError(
-            f"--budget {text!r}; allowed: a share such as 0.2, or a number of tokens a picture such as 576"
+            f"--budget {text!r}; allowed: a share such as 0.2, a number of tokens a picture such as 576, or a folder "
+            "that foveate vlm fit wrote"
         ) from None
+
+
+def budget_of(path: Path) -> Budget:
+    """The budget that `foveate vlm fit` found.
+
+    Raises:
+        InputError: no such file, a damaged one, or one in which nothing was found.
+    """
+    file = path / "budget.json" if path.is_dir() else path
+    try:
+        found = json.loads(read_text(file))
+        tokens = found["tokens"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as e:
+        raise InputError(f"{file} is no budget that foveate vlm fit wrote: {type(e).__name__}: {e}") from None
+    if tokens is None:
+        raise InputError(f"{file} found no budget: {found.get('reason', '')}")
+    if type(tokens) is not int:
+        raise InputError(f"{file} is damaged: tokens is {tokens!r}")
+    return Budget(tokens=tokens)
+
+
+def prepared(
+    name: str,
+    images: Sequence[Path],
+    prompt: str,
+    budget: Budget,
+    method: str,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    allow_pickle: bool = False,
+    threads: int | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """A model with a budget on it, and the question as it takes it.
+
+    Raises:
+        InputError: a model, picture or method that cannot be used.
+    """
+    from foveate.budgets.registered import BUDGETS
+    from foveate.preprocess import read_image
+
+    BUDGETS[method]  # raises with what is known, before anything is loaded
+    pictures = [read_image(path) for path in images]
+    import torch
+
+    from foveate import vlm
+    from foveate.vlm.loading import inputs, load
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, processor = load(name, device=device, precision=precision, allow_pickle=allow_pickle)
+    vlm.apply(model, budget, method)
+    vlm.applied_to(model).processor = processor
+    asked = inputs(processor, pictures, prompt)
+    asked = {key: value.to(device) if hasattr(value, "to") else value for key, value in asked.items()}
+    if "pixel_values" in asked:
+        asked["pixel_values"] = asked["pixel_values"].to(model.dtype)
+    return model, asked
 
 
 def answer(
@@ -60,6 +123,7 @@ def answer(
     device: str = "cpu",
     precision: str = "fp32",
     allow_pickle: bool = False,
+    threads: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> Answer:
     """Load a model and ask it.
@@ -67,38 +131,26 @@ def answer(
     Raises:
         InputError: a model, picture, method or budget that cannot be used.
     """
-    from foveate.budgets.registered import BUDGETS
-    from foveate.preprocess import read_image
-
-    if method not in BUDGETS:
-        BUDGETS[method]  # raises, with what is known
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens}: at least 1")
-    pictures = [read_image(path) for path in images]
-    from foveate import vlm
-    from foveate.vlm.loading import inputs, load
-
     progress("load", 0.0, name)
-    model, processor = load(name, device=device, precision=precision, allow_pickle=allow_pickle)
-    vlm.apply(model, budget, method)
-    asked = {
-        key: value.to(device) if hasattr(value, "to") else value
-        for key, value in inputs(processor, pictures, prompt).items()
-    }
-    if "pixel_values" in asked:
-        asked["pixel_values"] = asked["pixel_values"].to(model.dtype)
-    progress("answer", 0.5, f"{len(pictures)} picture{'s' if len(pictures) != 1 else ''}")
+    model, asked = prepared(
+        name, images, prompt, budget, method,
+        device=device, precision=precision, allow_pickle=allow_pickle, threads=threads,
+    )  # fmt: skip
+    from foveate.vlm import applied_to
+
+    progress("answer", 0.5, f"{len(images)} picture{'s' if len(images) != 1 else ''}")
     clock = _FirstToken()
     start = time.perf_counter()
     out = model.generate(**asked, max_new_tokens=max_new_tokens, do_sample=False, streamer=clock)
     end = time.perf_counter()
     length = asked["input_ids"].shape[1]
-    applied = vlm.applied_to(model)
-    tilings = applied.family.tilings(asked) if pictures else []
-    stayed = [len(kept.rows) for kept in applied.kept] if applied.kept else [t.tokens for t in tilings]
-    full = [t.tokens for t in tilings]
+    applied = applied_to(model)
+    full = [tiling.tokens for tiling in applied.family.tilings(asked)] if images else []
+    stayed = [len(kept.rows) for kept in applied.kept] if applied.kept else full
     return Answer(
-        text=processor.batch_decode(out[:, length:], skip_special_tokens=True)[0].strip(),
+        text=applied.processor.batch_decode(out[:, length:], skip_special_tokens=True)[0].strip(),
         tokens=list(zip(stayed, full, strict=True)),
         prompt_tokens=length - sum(full) + sum(stayed),
         first_ms=1000 * ((clock.first or end) - start),

@@ -109,7 +109,7 @@ def proven(
         more_base, more_other = measure(look - len(base))
         base, other = np.concatenate([base, more_base]), np.concatenate([other, more_other])
         found = speedup(base, other, each)
-        if found.low > 1 or found.high < 1 or found.high / found.low <= (1 + tight) ** 2:
+        if found.low > 1 or found.high < 1 or found.high <= found.low * (1 + tight) ** 2:
             break
     assert found is not None
     return Speedup(found.value, found.low, found.high, level, found.n), base, other

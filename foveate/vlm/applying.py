@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,7 @@ class Applied:
     method: BudgetMethod
     budget: Budget
     kept: list[Kept] | None = None
+    processor: Any = None  # what wrote the prompts, where we know
 
 
 def apply(
@@ -131,14 +133,39 @@ def needs_encoder_outputs(model: nn.Module) -> None:
         )
 
 
+class Clock:
+    """Milliseconds by stage, of whatever ran since the last lap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.ms = device, dict[str, float]()
+        self.last = self._now()
+
+    def lap(self, stage: str) -> None:
+        now = self._now()
+        self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (now - self.last)
+        self.last = now
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
 @torch.no_grad()
 def reduce(
-    family: Family, method: BudgetMethod, budget: Budget, inputs: Mapping[str, Any], *, always: bool = False
+    family: Family,
+    method: BudgetMethod,
+    budget: Budget,
+    inputs: Mapping[str, Any],
+    *,
+    always: bool = False,
+    clock: Clock | None = None,
 ) -> Reduced | None:
     """Encode the pictures, decide what stays and shorten the prompts.
 
     Args:
         always: go the whole way where everything stays, too; what the host then puts out is the same.
+        clock: hears of the stages encode, select and project.
 
     Returns:
         None where everything stays: the model is then to be called as it would have been.
@@ -152,7 +179,9 @@ def reduce(
     prompts = prompt.read(inputs, family.image_token, tilings)
     if not always and all(budget.of(tiling) >= tiling.tokens for tiling in tilings):
         return None
+    lap = (lambda stage: None) if clock is None else clock.lap
     looks = family.looks(inputs, tilings, method.needs)
+    lap("encode")
     kept, features, deep = [], [], []
     for look in looks:
         sight = look.sight
@@ -161,15 +190,18 @@ def reduce(
             sight = sight._replace(projected=mixed(look, everything, family.project))
             look = replace(look, sight=sight)
         stays = method.keep(sight, budget)
+        lap("select")
         kept.append(stays)
         features.append(assembled(look, stays, family.project, family.newline()))
         deep.append(family.deep_features(look, stays))
+        lap("project")
     short, place = prompt.shorten(prompts, kept)
     checked(kept, features, short)
     changed = {name: value for name, value in inputs.items() if name not in OF_PICTURES}
     changed |= {"input_ids": short.ids, "attention_mask": short.mask, **short.others}
     changed["mm_encoder_outputs"] = {"image": family.output(features, deep)}
     changed |= positions(family, method, inputs, prompts, place)
+    lap("project")
     return Reduced(changed, kept, place)
 
 

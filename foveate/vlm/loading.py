@@ -1,6 +1,7 @@
 """A model that sees and its processor, by hub id or from a folder, and the prompt that a processor wants."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def load(name: str, *, device: str = "cpu", precision: str = "fp32", allow_pickl
     if not local and Path(name).exists():
         raise InputError(f"{name} is no folder; a model of Hugging Face's is a folder or a hub id")
     where: dict[str, Any] = {"local_files_only": True} if local else {}
-    with no_waiting():
+    with no_waiting(), _quietly():
         try:
             config = hf.AutoConfig.from_pretrained(name, trust_remote_code=False, **where)
             from foveate.vlm._base import known_type
@@ -60,6 +61,20 @@ def load(name: str, *, device: str = "cpu", precision: str = "fp32", allow_pickl
                 f"cannot get {name}: no network or no such model, and not in the cache ({first_line(e)[:120]})"
             ) from None
     return model.to(device).eval(), processor
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bars of progress, which stand in ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def inputs(processor: Any, pictures: Sequence[Any], text: str) -> dict[str, Any]:

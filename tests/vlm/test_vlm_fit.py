@@ -1,0 +1,125 @@
+"""A budget fitted to milliseconds or gigabytes: what is decided, what is written, what reads it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support import vlms
+
+from foveate.commands.vlm import parse
+from foveate.commands.vlm_fit import fit
+from foveate.errors import InputError
+from foveate.vlm import measuring
+
+pytest.importorskip("transformers")
+ASK = "what is in this picture ?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return vlms.folder(tmp_path_factory.mktemp("vlm") / "llava")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "square.png"
+    Image.effect_noise((90, 100), 80).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def known_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Runs that are real and of which the times are known: 10 ms and a tenth of a millisecond a token."""
+    asked: list[int] = []
+    real = measuring.first_token_ms
+
+    def known(model, inputs, tokens=None):
+        real(model, inputs, tokens)
+        asked.append(tokens)
+        return 10 + 0.1 * (tokens or 0)
+
+    monkeypatch.setattr(measuring, "first_token_ms", known)
+    return asked
+
+
+def test_the_most_tokens_within_a_time(folder: Path, picture: Path, known_times: list[int], tmp_path: Path):
+    found = fit(str(folder), [picture], ASK, ttft_ms=13.0, pairs=8, out=tmp_path / "out")
+    full = found.kept[0][1]
+    assert found.met and 27 <= found.tokens <= 30 and found.value <= 13.0
+    assert found.speedup.low > 1 and found.speedup.value == pytest.approx((10 + 0.1 * full) / found.value)
+    assert set(found.stages) == {"all", "kept"} and all(ms >= 0 for ms in found.stages["kept"].values())
+    assert full in known_times and found.tokens in known_times
+    said = json.loads((tmp_path / "out" / "budget.json").read_text())
+    assert (
+        said["tokens"] == found.tokens and said["speedup"]["low"] > 1 and "cpu" in json.dumps(said["machine"]).lower()
+    )
+    assert parse(str(tmp_path / "out")).tokens == parse(str(tmp_path / "out" / "budget.json")).tokens == found.tokens
+
+
+def test_never_slower(folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A count that keeps within a memory and is slower than all tokens is not handed back."""
+    monkeypatch.setattr(measuring, "first_token_ms", lambda model, inputs, tokens=None: 10 - 0.01 * (tokens or 0))
+    monkeypatch.setattr(measuring, "peak_bytes", lambda run, device: (1 + run_tokens(run)) * 1e9)
+    found = fit(str(folder), [picture], ASK, memory_gb=20.0, pairs=8, out=tmp_path / "out")
+    assert not found.met and "not proven faster" in found.reason
+    with pytest.raises(InputError, match="found no budget"):
+        parse(str(tmp_path / "out"))
+
+
+def run_tokens(run) -> int:
+    """The count that a closure of `fit` measures."""
+    cells = dict(zip(run.__code__.co_freevars, (c.cell_contents for c in run.__closure__), strict=True))
+    return cells.get("tokens") or 0
+
+
+def test_all_tokens_where_they_keep(folder: Path, picture: Path):
+    for limit in ({"ttft_ms": 1e6}, {"memory_gb": 1e4}):
+        found = fit(str(folder), [picture], ASK, **limit)
+        assert found.met and found.tokens == found.kept[0][1] and found.speedup is None
+        assert found.peak_gb["all"] > 0.01
+
+
+def test_none_where_none_keeps(folder: Path, picture: Path, tmp_path: Path):
+    words = ["vlm", "fit", str(folder), "--image", str(picture), "--ttft-ms", "0.001", "--out", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "foveate", *words, "--json"], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 3, ran.stderr
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert said["tokens"] is None and "with one token" in said["reason"] and said["floor"] > 0.001
+
+
+def test_the_peak_is_a_peak():
+    import torch
+
+    def block() -> None:
+        torch.ones(64 * 2**20, dtype=torch.uint8).sum()
+
+    cpu = torch.device("cpu")
+    quiet = measuring.peak_bytes(lambda: None, cpu)
+    assert measuring.peak_bytes(block, cpu) - quiet > 48 * 2**20
+    assert abs(measuring.peak_bytes(lambda: None, cpu) - quiet) < 32 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({}, "one limit"),
+        ({"ttft_ms": 5, "memory_gb": 5}, "one limit"),
+        ({"ttft_ms": 0}, "--ttft-ms 0"),
+        ({"memory_gb": float("nan")}, "--memory-gb nan"),
+    ],
+)
+def test_limits_refused(folder: Path, picture: Path, limits: dict, told: str):
+    with pytest.raises(InputError, match=told):
+        fit(str(folder), [picture], ASK, **limits)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"tokens": 1.5}', '{"tokens": null}'])
+def test_damaged_budgets(text: str, tmp_path: Path):
+    (tmp_path / "budget.json").write_text(text)
+    with pytest.raises(InputError, match=r"budget\.json"):
+        parse(str(tmp_path))
