@@ -20,7 +20,7 @@ WITH_DATA = [["benchmarks.vit_tiny_kl"], ["benchmarks.gate"], ["benchmarks.vit_t
              # One thread for the model, so that the others are left to HTTP.
              ["foveate", "fit", "runs/clothing-vit", "--points", "8", "--threads", "1", "--out", "runs/elastic",
               "--data", "$FOVEATE_DATA/clothing10/clothing10_160.zip/validation"],
-             ["benchmarks.serving", "--folder", "runs/elastic"]]  # fmt: skip
+             ["benchmarks.serving", "--folder", "runs/elastic"], ["benchmarks.vlm_speed"]]  # fmt: skip
 
 
 def main() -> None:

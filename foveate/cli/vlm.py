@@ -27,6 +27,7 @@ def generate(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
     allow_pickle: AllowPickle = False,
     threads: Threads = None,
+    draw: Annotated[Path | None, typer.Option(help="a folder for a PNG a picture: what is dropped is faded")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask about pictures, of which the language model is shown a budget of tokens.
@@ -53,8 +54,11 @@ def generate(
             precision=precision,
             allow_pickle=allow_pickle,
             threads=threads,
+            draw=draw,
             progress=progress,
         )
+    for name in said.drawn:
+        err.print(f"drawn    {escape(name)}")
     for path, (stayed, full) in zip(image, said.tokens, strict=True):
         err.print(f"tokens   {stayed} of {full}  {escape(str(path))}")
     decode = said.total_ms - said.first_ms

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Answer:
         first_ms: from the pixels to the first token of the answer.
         total_ms: to the last.
         new_tokens: tokens of the answer.
+        drawn: files on which is drawn what stayed.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Answer:
     first_ms: float
     total_ms: float
     new_tokens: int
+    drawn: list[str] = field(default_factory=list)
 
 
 def parse(text: str) -> Budget:
@@ -124,9 +126,13 @@ def answer(
     precision: str = "fp32",
     allow_pickle: bool = False,
     threads: int | None = None,
+    draw: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Answer:
     """Load a model and ask it.
+
+    Args:
+        draw: a folder for a PNG a picture, on which what is dropped is faded.
 
     Raises:
         InputError: a model, picture, method or budget that cannot be used.
@@ -149,6 +155,7 @@ def answer(
     applied = applied_to(model)
     full = [tiling.tokens for tiling in applied.family.tilings(asked)] if images else []
     stayed = [len(kept.rows) for kept in applied.kept] if applied.kept else full
+    drawn = [] if draw is None else drawings(images, applied, asked, draw)
     return Answer(
         text=applied.processor.batch_decode(out[:, length:], skip_special_tokens=True)[0].strip(),
         tokens=list(zip(stayed, full, strict=True)),
@@ -156,7 +163,25 @@ def answer(
         first_ms=1000 * ((clock.first or end) - start),
         total_ms=1000 * (end - start),
         new_tokens=out.shape[1] - length,
+        drawn=drawn,
     )
+
+
+def drawings(images: Sequence[Path], applied: Any, asked: Mapping[str, Any], folder: Path) -> list[str]:
+    """A PNG a picture, with what stayed of it in the last call."""
+    from foveate.files import replacing
+    from foveate.preprocess import read_image
+    from foveate.report.tokens import kept_tokens
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for n, (path, tiling) in enumerate(zip(images, applied.family.tilings(asked), strict=True)):
+        cells = applied.kept[n].cells.tolist() if applied.kept else range(tiling.cells)
+        name = folder / f"{n}-{path.stem}.png"
+        with replacing(name) as part:
+            kept_tokens(read_image(path), tiling, cells).save(part, format="PNG")
+        paths.append(str(name))
+    return paths
 
 
 class _FirstToken:

@@ -242,6 +242,42 @@ def from_dinov3(model: Any) -> nn.Module:
     return made(Eva, state, model, **options)
 
 
+def to_vit(model: Any) -> Any:
+    """timm's plain ViT as transformers' `ViTModel` without a pooler: the way back, for a tower of a model that sees.
+
+    Raises:
+        InputError: a model that has parts which a `ViTModel` has not.
+    """
+    import transformers as hf
+
+    block = model.blocks[0]
+    config = hf.ViTConfig(
+        hidden_size=model.embed_dim, intermediate_size=block.mlp.fc1.out_features,
+        num_hidden_layers=len(model.blocks), num_attention_heads=block.attn.num_heads,
+        image_size=model.patch_embed.img_size[0], patch_size=model.patch_embed.patch_size[0],
+        layer_norm_eps=block.norm1.eps, qkv_bias=block.attn.qkv.bias is not None,
+    )  # fmt: skip
+    made = hf.ViTModel(config, add_pooling_layer=False)
+    wanted, state = made.state_dict(), model.state_dict()
+    names = {key: next(iter(renamed({key: wanted[key]}, RULES))) for key in wanted}
+    found = {}
+    for key, name in names.items():
+        for n, part in enumerate("qkv"):
+            if f".attn.{part}_proj." in name:
+                packed = state[name.replace(f"{part}_proj", "qkv")]
+                found[key] = packed.chunk(3)[n]
+        if key not in found:
+            found[key] = state.get(name)
+    missing = [name for key, name in names.items() if found[key] is None]
+    left = {k for k in state if not k.startswith(("head.", "fc_norm."))} - {
+        name.replace("q_proj", "qkv").replace("k_proj", "qkv").replace("v_proj", "qkv") for name in names.values()
+    }
+    if missing or left:
+        raise InputError(f"a {type(model).__name__} with {', '.join(sorted([*missing, *left])[:3])} is no ViTModel")
+    made.load_state_dict(found)
+    return made.eval()
+
+
 HERE = "transformers.models."
 CONVERTERS: dict[str, Callable[[Any], nn.Module]] = {
     f"{HERE}vit.modeling_vit.ViTForImageClassification": from_vit,

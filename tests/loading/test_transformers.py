@@ -155,6 +155,23 @@ def test_a_plan_is_exported_again_by_its_folder(tmp_path: Path):
         assert np.allclose(foveate.open(out)(image.numpy()), found.model(image).numpy(), atol=1e-3)
 
 
+def test_and_back_again():
+    """timm's ViT as a tower: the same tokens behind the last norm."""
+    import timm
+
+    from foveate.loading.convert_hf import to_vit
+
+    torch.manual_seed(0)
+    small = {"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 4, "num_classes": 3}
+    model = timm.create_model("vit_tiny_patch16_224", **small).eval()
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(to_vit(model)(image).last_hidden_state, model.forward_features(image), atol=1e-5)
+    scaled = timm.create_model("vit_tiny_patch16_224", **small, init_values=0.1)
+    with pytest.raises(InputError, match="is no ViTModel"):
+        to_vit(scaled)
+
+
 def test_refused(tmp_path: Path):
     import transformers as hf
 

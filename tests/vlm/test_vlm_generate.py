@@ -45,6 +45,14 @@ def test_an_answer_with_a_budget(folder: Path, pictures: list[Path]):
     assert 0 < said.first_ms <= said.total_ms
 
 
+def test_what_stays_is_drawn(folder: Path, pictures: list[Path], tmp_path: Path):
+    said = answer(str(folder), pictures, "what ?", budget=parse("0.3"), max_new_tokens=1, draw=tmp_path / "drawn")
+    assert [Path(name).name for name in said.drawn] == ["0-square.png", "1-long.png"]
+    for name in said.drawn:
+        with Image.open(name) as drawn:
+            assert drawn.height == 480
+
+
 def test_all_tokens_answer_as_the_plain_model(folder: Path, pictures: list[Path]):
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
