@@ -1,6 +1,9 @@
 """What goes wrong through the caller's doing: one line that names the offender, its value and what is allowed."""
 
 
+MOST_OF_A_VALUE = 80  # characters of a wrong value that an error repeats
+
+
 class InputError(ValueError):
     """Wrong arguments or input. The command line prints the message alone and exits with 2."""
 
@@ -15,4 +18,6 @@ class TooLarge(InputError):
 
 def one_of(kind: str, value: object, known: object) -> InputError:
     """The error for an unknown name: `one_of("method", "tomee", METHODS)` lists what is known."""
-    return InputError(f"unknown {kind} {value!r}; known: {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]
+    text = repr(value)
+    text = text if len(text) <= MOST_OF_A_VALUE else f"{text[:MOST_OF_A_VALUE]}..."  # a file may hold anything there
+    return InputError(f"unknown {kind} {text}; known: {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]

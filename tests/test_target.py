@@ -36,3 +36,10 @@ def test_what_is_out_of_range_is_named_with_what_is_allowed(field, value, allowe
 
 def test_a_device_has_a_kind_and_a_number():
     assert (Target(device="cuda:3").kind, Target(device="cuda:3").index, Target().index) == ("cuda", 3, 0)
+
+
+def test_an_unknown_name_is_told_in_a_short_line():
+    """A plan of somebody else's may name a runtime of a hundred thousand letters."""
+    with pytest.raises(InputError) as caught:
+        Target.of(runtime="x" * 100_000)
+    assert len(str(caught.value)) < 300 and "..." in str(caught.value)

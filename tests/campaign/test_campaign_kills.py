@@ -53,7 +53,7 @@ def test_kills_of_export(warm, fitted, place):
         whole_run = warm.run(args, place)
         assert whole_run.code == 0, whole_run.said
         seconds = time.monotonic() - whole_run.began
-        for i in range(trials(84)):
+        for i in range(trials(100)):
             out, old = place.root / "out", i % 2 == 0
             if not old:
                 shutil.rmtree(out, ignore_errors=True)
@@ -77,7 +77,7 @@ def test_kills_of_train(warm, lesson, place):
         assert reference.code == 0, reference.said
         seconds = time.monotonic() - reference.began
         wanted = whole.digest(place.root / "reference")["best.safetensors"]
-        for i in range(trials(74)):
+        for i in range(trials(70)):
             out = place.root / "out"
             shutil.rmtree(out, ignore_errors=True)
             child = warm.start(["train", recipe, "--out", "out"], place)
@@ -103,7 +103,7 @@ def test_kills_of_profile(warm, place):
         first = warm.run(args, place)
         assert first.code == 0, first.said
         seconds, text = time.monotonic() - first.began, (place.root / "profile.json").read_bytes()
-        for i in range(trials(21)):
+        for i in range(trials(9)):
             child = warm.start(args, place)
             time.sleep(random.uniform(0, 1.05 * seconds))
             child.send(signal.SIGKILL)
