@@ -24,9 +24,10 @@ from foveate.hardware.device import default_threads
 from foveate.hardware.timer import busy, speedup
 from foveate.vlm.limits import within_limit
 from foveate.vlm.measuring import first_token_ms, peak_bytes, stages
+from foveate.vlm.towers import ReducedTower
 
 PICTURES = ("photo_truck_1800x1200.jpg", "doc_magazine_page_3312x2550.tif", "doc_cord_receipt_864x1296.png")
-SHARES = (1.0, 0.4, 0.2, 0.1)
+CONFIGS = ((1.0, None), (0.4, None), (0.2, None), (0.1, None), (0.2, "tome:40"))  # share, encoder's own blocks
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 IMAGE, TEXT = 49_000, 60
 TOWER = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072}
@@ -74,11 +75,15 @@ def question(model: Any, picture: str) -> dict[str, Any]:
     }
 
 
-def macs(tiles: int, kept: int) -> dict[str, float]:
+def macs(tiles: int, kept: int, tower: ReducedTower | None) -> dict[str, float]:
     """Multiply-accumulates of a question by stage."""
     t, l, n = TOWER, LANGUAGE, 577
-    block = 4 * n * t["width"] ** 2 + 2 * n * t["width"] * t["mlp"] + 2 * n * n * t["width"]
-    encode = tiles * (t["depth"] * block + 576 * 3 * 14 * 14 * t["width"])
+    counts = [n] * t["depth"] if tower is None else [n, *tower.reduced.schedule.after][: tower.last + 1]
+    block = sum(
+        4 * n * t["width"] ** 2 + 2 * n * n * t["width"] + 2 * after * t["width"] * t["mlp"]
+        for n, after in zip(counts, [*counts[1:], counts[-1]], strict=True)
+    )
+    encode = tiles * (block + 576 * 3 * 14 * 14 * t["width"])
     length, kv = kept + TEXT, l["kv"] / l["heads"]
     layer = length * ((2 + 2 * kv) * l["width"] ** 2 + 3 * l["width"] * l["mlp"]) + length**2 * l["width"]
     prefill = l["depth"] * layer + l["width"] * 49_152
@@ -106,38 +111,58 @@ def main() -> None:
     model = build(a.precision)
     foveate.vlm.apply(model, 1.0, a.method)
     for picture in PICTURES:
-        if all(f"{picture} {share:g}" in sheet.value["rows"] for share in SHARES):
+        if all(key(picture, config) in sheet.value["rows"] for config in CONFIGS):
             continue
         rows = by_turns(model, question(model, picture), a.rounds)
-        for share, row in rows.items():
-            sheet.row(f"{picture} {share:g}", lambda row=row, picture=picture: {"picture": picture, **row})
+        for config, row in rows.items():
+            sheet.row(key(picture, config), lambda row=row, picture=picture: {"picture": picture, **row})
     limits(model, question(model, PICTURES[0]), sheet)
 
 
+Config = tuple[float, str | None]
+
+
+def key(picture: str, config: Config) -> str:
+    return f"{picture} {config[0]:g}" + (f" {config[1]}" if config[1] else "")
+
+
 @torch.no_grad()
-def by_turns(model: Any, asked: dict[str, Any], rounds: int) -> dict[float, dict[str, Any]]:
+def by_turns(model: Any, asked: dict[str, Any], rounds: int) -> dict[Config, dict[str, Any]]:
     applied = foveate.vlm.applied_to(model)
+    families: dict[str | None, Any] = {None: applied.family}
+    for _, encoder in CONFIGS:
+        if encoder not in families:
+            families[encoder] = foveate.vlm.family_of(model)
+            families[encoder].reduce_encoder(encoder)
     (tiling,) = applied.family.tilings(asked)
-    kept = {share: count(tiling, share) for share in SHARES}
-    first_token_ms(model, asked, min(kept.values()))
-    ms: dict[float, list[float]] = {share: [] for share in SHARES}
+    kept = {config: count(tiling, config[0]) for config in CONFIGS}
+    for config in CONFIGS:
+        first_token_ms(model, asked, kept[config], family=families[config[1]])
+    ms: dict[Config, list[float]] = {config: [] for config in CONFIGS}
     lot = np.random.default_rng(0)
     for _ in range(rounds):
-        for share in lot.permutation(SHARES):
-            ms[float(share)].append(first_token_ms(model, asked, kept[float(share)]))
-    whole = sum(macs(tiling.tiles + 1, kept[1.0]).values())
+        for n in lot.permutation(len(CONFIGS)):
+            config = CONFIGS[n]
+            ms[config].append(first_token_ms(model, asked, kept[config], family=families[config[1]]))
+    all_of_it: Config = CONFIGS[0]
+    whole = sum(macs(tiling.tiles + 1, kept[all_of_it], None).values())
     rows = {}
-    for share in SHARES:
-        budget = Budget(tokens=kept[share])
-        split = [stages(applied.family, applied.method, budget, asked, new=8) for _ in range(3)]
+    for config in CONFIGS:
+        share, encoder = config
+        family, budget = families[encoder], Budget(tokens=kept[config])
+        split = [stages(family, applied.method, budget, asked, new=8) for _ in range(3)]
         parts = {name: median(getattr(s, name) for s in split) for name in split[0].__dataclass_fields__}
-        applied.budget = budget
+        applied.family, applied.budget = family, budget
         peak = peak_bytes(lambda: model.generate(**asked, max_new_tokens=4, do_sample=False), model.device)
-        faster = speedup(np.array(ms[1.0]), np.array(ms[share]), level=0.95)
-        needed = macs(tiling.tiles + 1, kept[share])
-        rows[share] = {
-            "share": share, "tokens": kept[share], "all_tokens": tiling.tokens, "first_ms": median(ms[share]),
-            "ratio": 1 / faster.value, "low": 1 / faster.high, "high": 1 / faster.low,
+        applied.family = families[None]
+        against: Config = (share, None) if encoder else all_of_it
+        faster = speedup(np.array(ms[all_of_it]), np.array(ms[config]), level=0.95)
+        beside = speedup(np.array(ms[against]), np.array(ms[config]), level=0.95)
+        needed = macs(tiling.tiles + 1, kept[config], family.tower)
+        rows[config] = {
+            "share": share, "encoder": encoder, "tokens": kept[config], "all_tokens": tiling.tokens,
+            "first_ms": median(ms[config]), "ratio": 1 / faster.value, "low": 1 / faster.high, "high": 1 / faster.low,
+            "of_plain_encoder": 1 / beside.value if encoder else None,
             "macs": needed, "macs_ratio": sum(needed.values()) / whole,
             "over_macs": 1 / faster.value / (sum(needed.values()) / whole),
             "stages": parts, "select_of_encode": parts["select_ms"] / parts["encode_ms"],

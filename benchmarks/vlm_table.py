@@ -12,7 +12,8 @@ def vlm_speed(sheet: dict[str, Any]) -> str:
         s = row["stages"]
         first = s["encode_ms"] + s["select_ms"] + s["project_ms"] + s["prefill_ms"]
         table.append([
-            row["picture"].rpartition(".")[0].replace("_", " "), f"{row['tokens']} of {row['all_tokens']}",
+            row["picture"].rpartition(".")[0].replace("_", " "),
+            f"{row['tokens']} of {row['all_tokens']}" + (f", encoder {row['encoder']}" if row["encoder"] else ""),
             f"{row['first_ms']:.0f}", f"**{row['ratio']:.3f}** [{row['low']:.3f}, {row['high']:.3f}]",
             f"{row['macs_ratio']:.3f}", f"{row['over_macs']:.2f}", f"{s['encode_ms'] / first:.0%}",
             f"{s['prefill_ms'] / first:.0%}", f"{row['select_of_encode']:.2%}", f"{row['tokens_per_s']:.1f}",
@@ -22,6 +23,11 @@ def vlm_speed(sheet: dict[str, Any]) -> str:
         [f"{r['limit_ms']:.0f}", str(r["tokens"]), f"{r['ms']:.0f}", f"{r['of_limit']:.3f}", str(r["counts_tried"])]
         for r in rows.values() if "limit_ms" in r
     ]  # fmt: skip
+    beside = [r["of_plain_encoder"] for r in rows.values() if r.get("of_plain_encoder")]
+    reduced = "" if not beside else (
+        "\nWith the encoder's own blocks merging tokens as well, the first token takes "
+        + ", ".join(f"{b:.3f}" for b in beside) + " of the same budget's time without.\n"
+    )  # fmt: skip
     return (
         "## Token budgets: a scaled LLaVA-NeXT\n\n"
         f"Random weights in {about['precision']}, method `{about['method']}`, PyTorch eager, real pictures, batch 1, "
@@ -35,6 +41,7 @@ def vlm_speed(sheet: dict[str, Any]) -> str:
             ["picture", "tokens", "first, ms", "of all", "MACs", "over MACs", "encode", "prefill", "choosing",
              "tokens/s", "peak, GB"], table,
         )
+        + reduced
         + "\nA limit in milliseconds, the tokens that `--ttft-ms` finds for it, and the median of 11 new runs:\n\n"
         + grid(["limit, ms", "tokens", "median, ms", "of the limit", "counts tried"], limits) + "\n" + machine(sheet)
     )  # fmt: skip

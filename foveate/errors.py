@@ -1,6 +1,5 @@
 """What goes wrong through the caller's doing: one line that names the offender, its value and what is allowed."""
 
-
 MOST_OF_A_VALUE = 80  # characters of a wrong value that an error repeats
 
 

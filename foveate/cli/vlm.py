@@ -18,15 +18,22 @@ def generate(
     image: Annotated[list[Path], typer.Option("--image", help="a picture; repeat for several")],
     prompt: Annotated[str, typer.Option(help="what to ask")] = "What is in this picture?",
     budget: Annotated[
-        str,
-        typer.Option(help="a share of each picture's tokens (0.2), a number of them (576), or a folder of vlm fit"),
-    ] = "0.2",
+        str | None,
+        typer.Option(
+            help="a share of each picture's tokens, a number of them (576), or a folder of vlm fit", show_default="0.2"
+        ),
+    ] = None,
+    ttft_ms: Annotated[float | None, typer.Option(help="as many tokens as keep within so many milliseconds")] = None,
+    memory_gb: Annotated[float | None, typer.Option(help="as many as keep within so many gigabytes")] = None,
     method: Annotated[str, typer.Option(help="what decides which tokens stay; see: foveate list budgets")] = "hired",
     max_new_tokens: Annotated[int, typer.Option(help="tokens of the answer at most")] = 64,
     device: DeviceOpt = DEVICE,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
     allow_pickle: AllowPickle = False,
     threads: Threads = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="what the encoder's own blocks merge: a method and tokens a block, tome:8")
+    ] = None,
     draw: Annotated[Path | None, typer.Option(help="a folder for a PNG a picture: what is dropped is faded")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,6 +45,8 @@ def generate(
 
         foveate vlm generate ./my-llava --image a.jpg --image b.jpg --prompt "What differs?" --budget 576
 
+        foveate vlm generate ./my-llava --image a.jpg --ttft-ms 500
+
         foveate vlm generate ./my-llava --image a.jpg --budget 0.1 --method hired-diverse --json
     """
     from foveate.commands.vlm import answer, parse
@@ -47,13 +56,16 @@ def generate(
             model,
             image,
             prompt,
-            budget=parse(budget),
+            budget=parse(budget or "0.2") if budget or (ttft_ms is None and memory_gb is None) else None,
+            ttft_ms=ttft_ms,
+            memory_gb=memory_gb,
             method=method,
             max_new_tokens=max_new_tokens,
             device=device,
             precision=precision,
             allow_pickle=allow_pickle,
             threads=threads,
+            encoder=encoder,
             draw=draw,
             progress=progress,
         )
@@ -81,6 +93,9 @@ def fit(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
     allow_pickle: AllowPickle = False,
     threads: Threads = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="what the encoder's own blocks merge: a method and tokens a block, tome:8")
+    ] = None,
     pairs: Annotated[int, typer.Option(help="runs by turns at least, of all tokens and of the budget")] = 64,
     out_dir: Annotated[Path, typer.Option("--out", help="folder for budget.json")] = Path("foveate-vlm"),
     as_json: AsJson = False,
@@ -100,7 +115,7 @@ def fit(
     with stages() as progress:
         found = fit_budget(
             model, image, prompt, ttft_ms=ttft_ms, memory_gb=memory_gb, method=method, device=device,
-            precision=precision, allow_pickle=allow_pickle, threads=threads, pairs=pairs, out=out_dir,
+            precision=precision, allow_pickle=allow_pickle, threads=threads, encoder=encoder, pairs=pairs, out=out_dir,
             progress=progress,
         )  # fmt: skip
     for note in found.notes:

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.budgets.count import Budget
 from foveate.errors import InputError
 from foveate.files import read_text
+
+if TYPE_CHECKING:
+    from foveate.vlm.limits import Limit
 
 Progress = Callable[[str, float, str], None]  # stage, share done, text
 
@@ -86,6 +89,7 @@ def prepared(
     precision: str = "fp32",
     allow_pickle: bool = False,
     threads: int | None = None,
+    encoder: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """A model with a budget on it, and the question as it takes it.
 
@@ -105,7 +109,7 @@ def prepared(
     if threads is not None:
         torch.set_num_threads(threads)
     model, processor = load(name, device=device, precision=precision, allow_pickle=allow_pickle)
-    vlm.apply(model, budget, method)
+    vlm.apply(model, budget, method, encoder=encoder)
     vlm.applied_to(model).processor = processor
     asked = inputs(processor, pictures, prompt)
     asked = {key: value.to(device) if hasattr(value, "to") else value for key, value in asked.items()}
@@ -119,19 +123,24 @@ def answer(
     images: Sequence[Path],
     prompt: str,
     *,
-    budget: Budget,
+    budget: Budget | None = None,
+    ttft_ms: float | None = None,
+    memory_gb: float | None = None,
     method: str = "hired",
     max_new_tokens: int = 64,
     device: str = "cpu",
     precision: str = "fp32",
     allow_pickle: bool = False,
     threads: int | None = None,
+    encoder: str | None = None,
     draw: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Answer:
     """Load a model and ask it.
 
     Args:
+        budget: of tokens; or one of `ttft_ms` and `memory_gb`, within which the most tokens are searched first.
+        encoder: what the encoder's own blocks merge, such as tome:8.
         draw: a folder for a PNG a picture, on which what is dropped is faded.
 
     Raises:
@@ -139,13 +148,22 @@ def answer(
     """
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens}: at least 1")
+    if budget is None:
+        from foveate.vlm.limits import Limit
+
+        limit = Limit.of(ttft_ms, memory_gb)
+    elif ttft_ms is not None or memory_gb is not None:
+        raise InputError("give --budget, --ttft-ms or --memory-gb, one of them")
     progress("load", 0.0, name)
     model, asked = prepared(
-        name, images, prompt, budget, method,
+        name, images, prompt, budget or Budget(ratio=1.0), method,
         device=device, precision=precision, allow_pickle=allow_pickle, threads=threads,
+        encoder=encoder,
     )  # fmt: skip
     from foveate.vlm import applied_to
 
+    if budget is None:
+        applied_to(model).budget = searched(model, asked, limit, progress)
     progress("answer", 0.5, f"{len(images)} picture{'s' if len(images) != 1 else ''}")
     clock = _FirstToken()
     start = time.perf_counter()
@@ -165,6 +183,29 @@ def answer(
         new_tokens=out.shape[1] - length,
         drawn=drawn,
     )
+
+
+def searched(model: Any, asked: Mapping[str, Any], limit: "Limit", progress: Progress) -> Budget:
+    """The most tokens within a limit, on this question; measured, and not proven as `fit` does.
+
+    Raises:
+        InputError: no count keeps within it.
+    """
+    from foveate.vlm import applied_to
+    from foveate.vlm.limits import within_limit
+    from foveate.vlm.measuring import first_token_ms, values_of
+
+    tilings = applied_to(model).family.tilings(asked)
+    if not tilings:
+        raise InputError(f"{limit}: a budget of tokens is of pictures, and there are none")
+    first_token_ms(model, asked)
+    found = within_limit(
+        values_of(model, asked, limit), limit.value, max(t.tokens for t in tilings), repeats=3,
+        tell=lambda n, value: progress("search", 0.3, f"{n} tokens: {value:.4g} {limit.unit}"),
+    )  # fmt: skip
+    if found.tokens is None:
+        raise InputError(f"no budget of tokens keeps within {limit}: with one token it is {found.seen[1]:.4g}")
+    return Budget(tokens=found.tokens)
 
 
 def drawings(images: Sequence[Path], applied: Any, asked: Mapping[str, Any], folder: Path) -> list[str]:

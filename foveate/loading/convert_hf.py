@@ -181,7 +181,8 @@ def from_siglip(model: Any) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     state, classes = state_of(model), hasattr(model, "classifier")
-    options = base(model, class_token=False, global_pool="avg" if classes else "map", fc_norm=False)
+    pools = not classes and any(k.startswith("head.") for k in state)  # a tower in LLaVA-OneVision has no head
+    options = base(model, class_token=False, global_pool="map" if pools else "avg", fc_norm=False)
     rules = (
         (r"^head\.probe$", "attn_pool.latent"),
         (r"^head\.attn\.out_proj\.", "attn_pool.proj."),
@@ -189,7 +190,7 @@ def from_siglip(model: Any) -> nn.Module:
         (r"^head\.layernorm\.", "attn_pool.norm."),
         (r"^head\.mlp\.", "attn_pool.mlp."),
     )
-    if not classes:
+    if pools:
         for kind in ("weight", "bias"):
             packed = state.pop(next(k for k in state if k.endswith(f"in_proj_{kind}")))
             q, kv = packed[: len(packed) // 3], packed[len(packed) // 3 :]

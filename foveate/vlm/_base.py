@@ -45,6 +45,7 @@ class Family(ABC):
     """Hooks for one kind of model. `model` is the class with the language model's head."""
 
     types: ClassVar[tuple[str, ...]] = ()  # config.model_type of what it fits
+    reduces_encoder: bool = False
     original_positions: ClassVar[bool] = (
         False  # rotary positions have two dimensions: they are kept whatever a method says
     )
@@ -100,6 +101,14 @@ class Family(ABC):
     def bridged(self) -> Iterator[None]:
         """While the host runs with what `output` made."""
         yield
+
+    def reduce_encoder(self, steps: Any) -> None:
+        """Let the encoder's own blocks merge tokens.
+
+        Raises:
+            InputError: one that cannot.
+        """
+        raise InputError(f"the encoder of a {self.config.model_type} cannot be reduced; those of LLaVA's kin can")
 
     def positions(self, inputs: Inputs) -> tuple[Tensor | None, Callable[[Tensor], None] | None]:
         """Positions [A B S] of the full prompts where a model has more than one axis, and what is told of removals."""

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from foveate.budgets.count import Budget
 from foveate.budgets.registered import BUDGETS, BudgetMethod, Kept
 from foveate.errors import InputError
+from foveate.plans import Step
 from foveate.vlm import prompt
 from foveate.vlm._base import Family, assembled, family_of, mixed
 
@@ -48,7 +49,12 @@ class Applied:
 
 
 def apply(
-    model: nn.Module, budget: float | int | Budget = 0.2, method: str | BudgetMethod = "hired", **options: Any
+    model: nn.Module,
+    budget: float | int | Budget = 0.2,
+    method: str | BudgetMethod = "hired",
+    *,
+    encoder: Sequence[Step] | str | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Give `model` a token budget: every picture of every later call keeps no more tokens than that.
 
@@ -59,6 +65,8 @@ def apply(
         model: a model of Hugging Face's with a vision encoder, see `foveate list budgets`.
         budget: a share of a picture's tokens (float up to 1) or a number of them (int).
         method: a name of `foveate.budgets.BUDGETS`, or one made already.
+        encoder: what the vision encoder's own blocks merge, as `tome:8` (a method and tokens a block) or as steps; of
+            LLaVA's kin. The encoder's part of the time falls; what it costs in quality is not measured here.
         options: of the method, by name.
 
     Returns:
@@ -75,6 +83,8 @@ def apply(
         raise InputError(f"{type(model).__name__} has a token budget; take it off with foveate.vlm.remove first")
     applied = Applied(family_of(model), made(method, options), Budget.parse(budget))
     needs_encoder_outputs(model)
+    if encoder is not None:
+        applied.family.reduce_encoder(encoder)
     setattr(model, ATTRIBUTE, applied)
     model.generate = _generate(model, applied)  # type: ignore[assignment]
     model.forward = _forward(model, applied)
@@ -177,7 +187,8 @@ def reduce(
         raise InputError("pixel_values_videos: a budget is for pictures; pass the frames of a video as pictures")
     tilings = family.tilings(inputs)
     prompts = prompt.read(inputs, family.image_token, tilings)
-    if not always and all(budget.of(tiling) >= tiling.tokens for tiling in tilings):
+    whole = all(budget.of(tiling) >= tiling.tokens for tiling in tilings)
+    if whole and not always and not family.reduces_encoder:
         return None
     lap = (lambda stage: None) if clock is None else clock.lap
     looks = family.looks(inputs, tilings, method.needs)

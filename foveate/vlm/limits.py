@@ -7,11 +7,42 @@ straight lines between what was measured, and ends with a count that was itself 
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from foveate.errors import InputError
 
 NEAR = 0.05  # below the limit by less than this share is near enough, if one more token would not do
 MOST_COUNTS = 14
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a budget is to keep within.
+
+    Args:
+        unit: "ttft_ms", milliseconds to the first token, or "memory_gb", 10^9 bytes in use, weights included.
+        value: above 0.
+    """
+
+    unit: Literal["ttft_ms", "memory_gb"]
+    value: float
+
+    @classmethod
+    def of(cls, ttft_ms: float | None, memory_gb: float | None) -> "Limit":
+        """The one that is given.
+
+        Raises:
+            InputError: none or both, or a number that is none.
+        """
+        if (ttft_ms is None) == (memory_gb is None):
+            raise InputError("give one limit: --ttft-ms or --memory-gb")
+        made = cls("ttft_ms", ttft_ms) if ttft_ms is not None else cls("memory_gb", memory_gb or 0.0)
+        if not 0 < made.value < float("inf"):
+            raise InputError(f"--{made.unit.replace('_', '-')} {made.value}; allowed: above 0")
+        return made
+
+    def __str__(self) -> str:
+        return f"{self.value:g} ms to the first token" if self.unit == "ttft_ms" else f"{self.value:g} GB"
 
 
 @dataclass(frozen=True)

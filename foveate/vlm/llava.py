@@ -9,12 +9,16 @@ from torch import Tensor
 from foveate.budgets.registered import Sight
 from foveate.budgets.tiling import Tiling, single
 from foveate.errors import InputError
+from foveate.plans import Step
 from foveate.vlm._base import FAMILIES, Family, Inputs, Look
 from foveate.vlm.scoring import blocks_of, input_of, last_block, listening
+from foveate.vlm.towers import ReducedTower
 
 
 class Tiled(Family):
     """Pictures go through a vision tower tile by tile, and through `multi_modal_projector`."""
+
+    tower: ReducedTower | None = None
 
     @property
     def grid(self) -> int:
@@ -35,6 +39,8 @@ class Tiled(Family):
             given [T m D], what the projector takes of every tile; early [pictures patches]; late and keys
             [T patches (D)] in the tower's own patches.
         """
+        if self.tower is not None:
+            return self.tower.run(self.tiles(inputs, tilings), self.whole_views(tilings))
         tower = self.core.vision_tower
         wanted: dict[int, Tensor | None] = {}
         late, whole = 0, self.whole_views(tilings)
@@ -57,6 +63,24 @@ class Tiled(Family):
             heard[late].received() if needs & {"late", "padded"} else None,
             heard[late].keys() if "keys" in needs else None,
         )
+
+    def reduce_encoder(self, steps: Sequence[Step] | str) -> None:
+        """Let the tower's own blocks merge tokens from now on.
+
+        Raises:
+            InputError: a tower or steps that cannot be used.
+        """
+        if prefix_of(self.core.vision_tower) and self.config.vision_feature_select_strategy == "full":
+            raise InputError("an encoder whose class token is shown to the language model cannot be reduced")
+        self.tower = ReducedTower(self.core.vision_tower, steps, self.config.vision_feature_layer)
+        self.reduces_encoder = True
+
+    def tiles(self, inputs: Inputs, tilings: Sequence[Tiling]) -> Tensor:
+        """All tiles of a batch, [T 3 H W], without those that fill it up."""
+        pixels = inputs["pixel_values"]
+        if pixels.ndim == 5:
+            pixels = torch.cat([p[: t.tiles + int(t.viewed)] for p, t in zip(pixels, tilings, strict=True)])
+        return pixels
 
     def whole_views(self, tilings: Sequence[Tiling]) -> list[int]:
         """Which tile of the batch is the whole view of each picture."""

@@ -13,7 +13,9 @@ from foveate.errors import NotAvailable
 from foveate.files import read_text
 from foveate.vlm._base import Family
 from foveate.vlm.applying import Clock, applied_to, reduce
+from foveate.vlm.limits import Limit
 
+GB = 1e9
 STATUS, CLEAR = "/proc/self/status", "/proc/self/clear_refs"
 
 
@@ -32,25 +34,41 @@ class Stages:
         return self.encode_ms + self.select_ms + self.project_ms + self.prefill_ms
 
 
+def values_of(model: Any, inputs: Mapping[str, Any], limit: Limit) -> Callable[[int, int], list[float]]:
+    """(tokens, times) -> as many values of what is limited, each of one run to the first token."""
+    run = lambda tokens: first_token_ms(model, inputs, tokens)
+    if limit.unit == "ttft_ms":
+        return lambda tokens, times: [run(tokens) for _ in range(times)]
+    return lambda tokens, times: [peak_bytes(lambda: run(tokens), model.device) / GB for _ in range(times)]
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def first_token_ms(model: Any, inputs: Mapping[str, Any], tokens: int | None = None) -> float:
+def first_token_ms(
+    model: Any, inputs: Mapping[str, Any], tokens: int | None = None, *, family: Family | None = None
+) -> float:
     """One run of a model that has a budget, from pixels to the first token.
 
     Args:
         tokens: the budget of this run, a picture; None for the model's own.
+        family: other hooks for this run: those of the plain model, beside an encoder that is reduced.
     """
     applied = applied_to(model)
+    was = applied.family
     if tokens is not None:
         applied.budget = Budget(tokens=tokens)
-    synchronize(model.device)
-    start = time.perf_counter()
-    model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    synchronize(model.device)
-    return 1000 * (time.perf_counter() - start)
+    applied.family = family or was
+    try:
+        synchronize(model.device)
+        start = time.perf_counter()
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        synchronize(model.device)
+        return 1000 * (time.perf_counter() - start)
+    finally:
+        applied.family = was
 
 
 @torch.no_grad()

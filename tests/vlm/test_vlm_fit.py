@@ -36,8 +36,8 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     real = measuring.first_token_ms
 
-    def known(model, inputs, tokens=None):
-        real(model, inputs, tokens)
+    def known(model, inputs, tokens=None, *, family=None):
+        real(model, inputs, tokens, family=family)
         asked.append(tokens)
         return 10 + 0.1 * (tokens or 0)
 
@@ -61,7 +61,9 @@ def test_the_most_tokens_within_a_time(folder: Path, picture: Path, known_times:
 
 def test_never_slower(folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A count that keeps within a memory and is slower than all tokens is not handed back."""
-    monkeypatch.setattr(measuring, "first_token_ms", lambda model, inputs, tokens=None: 10 - 0.01 * (tokens or 0))
+    monkeypatch.setattr(
+        measuring, "first_token_ms", lambda model, inputs, tokens=None, family=None: 10 - 0.01 * (tokens or 0)
+    )
     monkeypatch.setattr(measuring, "peak_bytes", lambda run, device: (1 + run_tokens(run)) * 1e9)
     found = fit(str(folder), [picture], ASK, memory_gb=20.0, pairs=8, out=tmp_path / "out")
     assert not found.met and "not proven faster" in found.reason
@@ -73,6 +75,19 @@ def run_tokens(run) -> int:
     """The count that a closure of `fit` measures."""
     cells = dict(zip(run.__code__.co_freevars, (c.cell_contents for c in run.__closure__), strict=True))
     return cells.get("tokens") or 0
+
+
+def test_what_did_not_hold_is_not_claimed(folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch):
+    """A search on a quiet machine, a proof on one twice as slow: not within the limit any more, and not handed back."""
+    plain = []
+
+    def known(model, inputs, tokens=None, *, family=None):
+        plain.append(family is not None)
+        return (20 if sum(plain) > 3 else 10) + 0.1 * (tokens or 0)
+
+    monkeypatch.setattr(measuring, "first_token_ms", known)
+    found = fit(str(folder), [picture], ASK, ttft_ms=13.0, pairs=8)
+    assert not found.met and "with one token" in found.reason
 
 
 def test_all_tokens_where_they_keep(folder: Path, picture: Path):

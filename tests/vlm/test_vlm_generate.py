@@ -117,3 +117,13 @@ def test_a_folder_that_is_no_such_model(tmp_path: Path, pictures: list[Path]):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=told):
             answer(str(tmp_path), pictures, "what ?", budget=parse("0.2"))
+
+
+def test_a_limit_instead_of_a_budget(folder: Path, pictures: list[Path]):
+    said = answer(str(folder), pictures[:1], "what ?", ttft_ms=1e6, max_new_tokens=1)
+    assert said.tokens == [(full(90, 100),) * 2]
+    with pytest.raises(InputError, match="with one token it is"):
+        answer(str(folder), pictures[:1], "what ?", memory_gb=1e-6, max_new_tokens=1)
+    for limits in ({}, {"budget": parse("0.2"), "ttft_ms": 5}, {"ttft_ms": 5, "memory_gb": 5}):
+        with pytest.raises(InputError, match=r"one of them|one limit"):
+            answer(str(folder), pictures, "what ?", **limits)

@@ -1,0 +1,301 @@
+"""A small model that sees, for ranking token budgets: a plain Hugging Face LLaVA-NeXT folder, trained here.
+
+    export FOVEATE_DATA=...
+    python -m recipes.vlm_small --language SMOLLM2 --out runs/vlm-small                                  # 2 cores, 2 h
+    python -m recipes.vlm_small --language SMOLLM2 --out runs/vlm-small --minutes 10 --precision bf16    # a GPU
+
+The tower is ViT-Tiny (augreg in21k_ft_in1k) at 112 pixels, features of blocks 9 and 11 side by side, the language model
+SmolLM2-135M-Instruct (a folder, see the data's README), between them an MLP. Nothing is dropped in training: a method
+is not to be favoured by what the model has got used to.
+
+Two fifths of the time go to the tower and the MLP alone: every patch is to come out beside the words that name what it
+shows, among the embeddings of all answers. Then the language model and the MLP learn to answer all questions about a
+canvas in one conversation. Both go by the clock; the learning rate falls with the share of time used. A run goes on
+where it was broken off (--resume). What the canvases are: recipes/vlm_canvases.py. Expected result: not known yet.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from foveate.budgets import sizes
+from foveate.files import replacing
+from foveate.loading.convert_hf import to_vit
+from foveate.loading.load import load
+from recipes.vlm_canvases import SIDE, WORDS, Canvas, Photographs, canvas
+
+TILE, GRID = 112, 7
+PINPOINTS = [[112, 224], [224, 112], [224, 224], [336, 112], [112, 336]]
+LAYERS = [-3, -1]  # behind blocks 9 and 11
+IMAGE = "<image>"
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}Question: {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %} Answer:"
+    "{% else %} {{ m['content'][0]['text'] }}\n{% endif %}{% endfor %}"
+)
+SAVE_SECONDS = 300
+FIRST = 0.4  # of the time: tower and MLP
+
+
+def archives() -> list[Path]:
+    data = os.environ.get("FOVEATE_DATA")
+    if not data:
+        raise SystemExit("FOVEATE_DATA must name the folder with the photographs and weights")
+    return [Path(data) / "imagenette10" / "imagenette10_112.zip", Path(data) / "clothing10" / "clothing10_160.zip"]
+
+
+def build(language: Path) -> tuple[Any, Any]:
+    """The untrained model and its processor."""
+    import transformers as hf
+
+    weights = Path(os.environ["FOVEATE_DATA"]) / "weights" / "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
+    tower = to_vit(load("vit_tiny_patch16_224", weights=weights, img_size=TILE).model)
+    tokenizer = hf.AutoTokenizer.from_pretrained(language)
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    words = hf.AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
+    words.resize_token_embeddings(math.ceil(len(tokenizer) / 64) * 64, mean_resizing=False)
+    config = hf.LlavaNextConfig(
+        vision_config=tower.config, text_config=words.config, image_grid_pinpoints=PINPOINTS,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE), vision_feature_layer=LAYERS,
+        vision_feature_select_strategy="default", tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = hf.LlavaNextForConditionalGeneration(config)
+    model.model.vision_tower = tower
+    model.model.language_model.load_state_dict(words.model.state_dict())
+    model.tie_weights()
+    model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    processor = hf.LlavaNextProcessor(
+        image_processor=hf.LlavaNextImageProcessorPil(
+            size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS,
+            image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        ),
+        tokenizer=tokenizer, patch_size=16, num_additional_image_tokens=1, vision_feature_select_strategy="default",
+        image_token=IMAGE, chat_template=TEMPLATE,
+    )  # fmt: skip
+    return model, processor
+
+
+def pixels(processor: Any, canvases: list[Canvas]) -> tuple[Tensor, Tensor]:
+    """[B 5 3 112 112] and sizes."""
+    seen = processor.image_processor(images=[c.image for c in canvases], return_tensors="pt")
+    return seen["pixel_values"], seen["image_sizes"]
+
+
+def patch_labels(c: Canvas, classes: tuple[str, ...]) -> Tensor:
+    """What each of the 5 x 49 patches shows: an index of `classes`, 0 for nothing, -100 for an edge of something."""
+    labels = torch.zeros(5, GRID, GRID, dtype=torch.long)
+    for tile in range(5):
+        zoom = 2 if tile == 0 else 1
+        left, top = (0, 0) if tile == 0 else ((tile - 1) % 2 * TILE, (tile - 1) // 2 * TILE)
+        for item in c.items:
+            box = [(item.box[i] - (left, top)[i % 2]) / zoom / 16 for i in range(4)]
+            for row in range(GRID):
+                for column in range(GRID):
+                    wide = min(box[2], column + 1) - max(box[0], column)
+                    high = min(box[3], row + 1) - max(box[1], row)
+                    if wide > 0 and high > 0:
+                        whole = min(1.0, (box[2] - box[0]) * (box[3] - box[1]))
+                        enough = wide * high > 0.3 * whole
+                        labels[tile, row, column] = classes.index(item.name) if enough else -100
+    return labels.flatten(1)
+
+
+def conversation(processor: Any, c: Canvas, tokens: int) -> tuple[list[int], list[int]]:
+    """Ids and labels of all questions about a canvas: the picture once, losses on answers alone."""
+    tok = processor.tokenizer
+    image = tok.convert_tokens_to_ids(IMAGE)
+    ids, labels = [], []
+    for n, (question, answer) in enumerate(c.questions):
+        before = ("\n" if n == 0 else "") + question + " Answer:"
+        asked = tok("Question: ", add_special_tokens=False)["input_ids"]
+        asked = asked + [image] * (tokens if n == 0 else 0) + tok(before, add_special_tokens=False)["input_ids"]
+        said = tok(f" {answer}\n", add_special_tokens=False)["input_ids"]
+        ids += asked + said
+        labels += [-100] * len(asked) + said
+    return ids, labels
+
+
+def batch_of(processor: Any, canvases: list[Canvas], pad: int) -> dict[str, Tensor]:
+    tokens = sizes.anyres((SIDE, SIDE), PINPOINTS, tile=TILE, grid=GRID).tokens
+    rows = [conversation(processor, c, tokens) for c in canvases]
+    length = max(len(ids) for ids, _ in rows)
+    filled = [(ids + [pad] * (length - len(ids)), labels + [-100] * (length - len(ids))) for ids, labels in rows]
+    values, image_sizes = pixels(processor, canvases)
+    ids = torch.tensor([ids for ids, _ in filled])
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    return {
+        "pixel_values": values, "image_sizes": image_sizes, "input_ids": ids,
+        "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
+        "labels": torch.tensor([labels for _, labels in filled]),
+    }  # fmt: skip
+
+
+class Run:
+    """Two stages by the clock, saved every five minutes and resumed where they were."""
+
+    optimizer: Any
+
+    def __init__(self, a: argparse.Namespace) -> None:
+        self.a = a
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.out = Path(a.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.model, self.processor = build(Path(a.language))
+        self.model.to(self.device)
+        self.photographs = Photographs(archives(), "train")
+        self.pad = self.model.generation_config.pad_token_id
+        self.used, self.step, self.stage = 0.0, 0, 0
+        self.kept = self.out / "last.pt"
+        if a.resume and self.kept.exists():
+            self.resume()
+        else:
+            self.prepare(0)
+
+    def resume(self) -> None:
+        held = torch.load(self.kept, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(held["model"])
+        self.used, self.step, self.stage = held["used"], held["step"], held["stage"]
+        self.prepare(self.stage)
+        self.optimizer.load_state_dict(held["optimizer"])
+
+    def save(self) -> None:
+        held = {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "used": self.used,
+            "step": self.step, "stage": self.stage,
+        }  # fmt: skip
+        with replacing(self.kept) as part:
+            torch.save(held, part)
+
+    def prepare(self, stage: int) -> None:
+        """What learns in a stage, and how fast."""
+        core = self.model.model
+        groups = (
+            [(core.vision_tower, 2e-4), (core.multi_modal_projector, 1e-3)],
+            [(core.multi_modal_projector, 3e-4), (core.language_model, 2e-4)],
+        )[stage]
+        self.model.requires_grad_(False)
+        parameters = []
+        for part, lr in groups:
+            part.requires_grad_(True)
+            parameters.append({"params": list(part.parameters()), "lr": lr, "first": lr})
+        if stage == 1:
+            frozen = self.model.get_input_embeddings()
+            frozen.requires_grad_(False)
+            core.image_newline.requires_grad_(True)
+            parameters.append({"params": [core.image_newline], "lr": 3e-4, "first": 3e-4})
+            for group in parameters:
+                group["params"] = [p for p in group["params"] if p.requires_grad]
+        self.stage = stage
+        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.98))
+
+    def go(self) -> None:
+        whole = self.a.minutes * 60
+        ends = (FIRST * whole, whole)
+        answers = ("nothing", *self.photographs.classes, *WORDS)
+        named = self.embeddings(answers)
+        saved = told = time.monotonic()
+        while self.used < whole:
+            if self.stage == 0 and self.used >= ends[0]:
+                self.prepare(1)
+            began, end = time.monotonic(), ends[self.stage]
+            start = 0.0 if self.stage == 0 else ends[0]
+            share = min(1.0, (self.used - start) / (end - start))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["first"] * min(1.0, (share + 0.002) / 0.03) * 0.5 * (1 + math.cos(math.pi * share))
+            size = self.a.batch * (4 if self.stage == 0 else 1)
+            made = [canvas(self.photographs, self.stage, self.step * size + n) for n in range(size)]
+            loss = self.align(made, answers, named) if self.stage == 0 else self.answer(made)
+            if not math.isfinite(loss):
+                raise SystemExit(f"the loss is not finite at step {self.step}; {self.kept} is the last good one")
+            self.step += 1
+            self.used += time.monotonic() - began
+            if time.monotonic() - told > 15:
+                left = (whole - self.used) / 60
+                where = f"{self.used / whole:4.0%} stage {self.stage + 1}, step {self.step}"
+                say(f"{where}, loss {loss:.3f}, {left:.0f} min left")
+                told = time.monotonic()
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        folder = self.out / "model"
+        self.model.to(torch.float32).save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        record = {"minutes": self.a.minutes, "steps": self.step, "batch": self.a.batch, "device": str(self.device)}
+        (folder / "trained.json").write_text(json.dumps(record, indent=1) + "\n")
+        say(f"written {folder}")
+
+    def embeddings(self, answers: tuple[str, ...]) -> Tensor:
+        """A direction for each answer: the mean of its tokens' embeddings, [n D]."""
+        table = self.model.get_input_embeddings().weight.detach()
+        ids = [self.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in answers]
+        return normalize(torch.stack([table[i].mean(0) for i in ids]) - table.mean(0), dim=-1)
+
+    def align(self, made: list[Canvas], answers: tuple[str, ...], named: Tensor) -> float:
+        core = self.model.model
+        values, _ = pixels(self.processor, made)
+        labels = torch.stack([patch_labels(c, answers) for c in made]).flatten().to(self.device)
+        core.vision_tower.train()
+        with self.autocast():
+            hidden = core.vision_tower(values.flatten(0, 1).to(self.device), output_hidden_states=True).hidden_states
+            shown = core.multi_modal_projector(torch.cat([hidden[n] for n in LAYERS], -1)[:, 1:])
+        scores = 20 * normalize(shown.float().flatten(0, 1), dim=-1) @ named.T
+        weight = torch.ones(len(answers), device=self.device)
+        weight[0] = 0.1  # most of a canvas is empty
+        loss = cross_entropy(scores, labels, weight, ignore_index=-100)
+        # as long as embeddings of words are, so that the language model meets nothing new
+        length = self.model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
+        loss = loss + 0.1 * (shown.float().norm(dim=-1) / length - 1).square().mean()
+        return self.update(loss)
+
+    def answer(self, made: list[Canvas]) -> float:
+        given = {k: v.to(self.device) for k, v in batch_of(self.processor, made, self.pad).items()}
+        self.model.train()
+        self.model.model.vision_tower.eval()
+        with self.autocast():
+            loss = self.model(**given).loss
+        return self.update(loss)
+
+    def update(self, loss: Tensor) -> float:
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def autocast(self) -> Any:
+        kind = torch.bfloat16 if self.a.precision == "bf16" else torch.float32
+        return torch.autocast(self.device.type, kind, enabled=self.a.precision == "bf16")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--language", required=True, help="folder of SmolLM2-135M-Instruct")
+    args.add_argument("--out", default="runs/vlm-small")
+    args.add_argument("--minutes", type=float, default=120)
+    args.add_argument("--batch", type=int, default=8, help="canvases a step of the second stage")
+    args.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    args.add_argument("--resume", action="store_true")
+    a = args.parse_args()
+    random.seed(0)
+    torch.manual_seed(0)
+    Run(a).go()
+
+
+if __name__ == "__main__":
+    main()
