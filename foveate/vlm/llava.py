@@ -39,6 +39,7 @@ class Tiled(Family):
             given [T m D], what the projector takes of every tile; early [pictures patches]; late and keys
             [T patches (D)] in the tower's own patches.
         """
+        check_tiles(inputs["pixel_values"], tilings)
         if self.tower is not None:
             return self.tower.run(self.tiles(inputs, tilings), self.whole_views(tilings))
         tower = self.core.vision_tower
@@ -128,6 +129,24 @@ class Llava(Tiled):
             )
             for n, tiling in enumerate(tilings)
         ]
+
+
+def check_tiles(pixels: Any, tilings: Sequence[Tiling]) -> None:
+    """Are there as many tiles as the pictures' sizes say?
+
+    Raises:
+        InputError: another number of them.
+    """
+    wanted = [tiling.tiles + int(tiling.viewed) for tiling in tilings]
+    shape = tuple(getattr(pixels, "shape", ()))
+    if len(shape) == 5 and (shape[0] != len(wanted) or shape[1] < max(wanted)):
+        raise InputError(
+            f"pixel_values {list(shape)}: {len(wanted)} pictures of up to {max(wanted)} tiles were announced"
+        )
+    if len(shape) == 4 and shape[0] != sum(wanted):
+        raise InputError(f"pixel_values {list(shape)}: the pictures' sizes make {sum(wanted)} tiles")
+    if len(shape) not in (4, 5):
+        raise InputError(f"pixel_values {list(shape)}; allowed: [tiles 3 H W] or [pictures tiles 3 H W]")
 
 
 def one(side: int | Sequence[int]) -> int:

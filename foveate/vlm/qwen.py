@@ -37,7 +37,9 @@ class Qwen(Family):
         return [single(int(t) * int(h) // self.merge, int(w) // self.merge) for t, h, w in grids]
 
     def looks(self, inputs: Inputs, tilings: Sequence[Tiling], needs: frozenset[str]) -> list[Look]:
-        unit = self.merge**2
+        unit, patches = self.merge**2, int(inputs["image_grid_thw"].prod(1).sum())
+        if len(inputs["pixel_values"]) != patches:
+            raise InputError(f"pixel_values holds {len(inputs['pixel_values'])} patches, image_grid_thw says {patches}")
         lengths = [tiling.cells * unit for tiling in tilings]
         with self.heard(self.whole_block(), lengths, bool(needs & {"late", "keys", "padded"})) as heard:
             last, deep = self.encode(inputs)

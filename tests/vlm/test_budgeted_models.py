@@ -341,6 +341,20 @@ def test_prompts_that_do_not_fit(host):
         foveate.vlm.remove(model)
 
 
+def test_pixels_that_do_not_fit(host):
+    """Fewer tiles or patches than sizes say: an error in a line, not a shape deep inside transformers."""
+    name, model = host
+    inputs = batch(name, model)
+    pixels = inputs["pixel_values"]
+    broken = pixels[:, :1] if pixels.ndim == 5 else pixels[:-1]
+    foveate.vlm.apply(model, 0.3)
+    try:
+        with pytest.raises(InputError, match=r"pixel_values|image tokens|pictures"):
+            model.generate(**{**inputs, "pixel_values": broken}, max_new_tokens=1)
+    finally:
+        foveate.vlm.remove(model)
+
+
 def test_apply_and_remove():
     model = vlms.model("llava")
     with pytest.raises(InputError, match="no token budget"):
