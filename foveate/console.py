@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -95,13 +96,74 @@ class Stopped(BaseException):
         self.code = 128 + number  # as shells have it
 
 
-def stop(number: int, _: object = None) -> None:
-    """Ends what runs; what is open is closed on the way. Another signal does not break into that."""
+# Where an exception is printed and dropped, or leaves a lock behind: finalisers, callbacks, what runs around a fork.
+FRAGILE = {
+    "logging/__init__.py": ("_acquireLock", "_releaseLock", "acquire", "release", "_after_at_fork_child_reinit_locks"),
+    "weakref.py": (),
+    "multiprocessing/popen_fork.py": (),
+    "multiprocessing/util.py": (),
+}
+AGAIN_SECONDS = 0.02
+_number = 0  # of the signal that has come
+
+
+def stop(number: int, frame: FrameType | None = None) -> None:
+    """Ends what runs; what is open is closed on the way. Another signal does not break into that.
+
+    Where an exception would be swallowed it is raised a little later instead, and raised again where it was.
+    """
     import signal
 
+    global _number
+    if number != getattr(signal, "SIGALRM", None):
+        _number = number
+    if _fragile(frame) and _again():
+        return
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
+    raise Stopped(_number)
+
+
+def _fragile(frame: FrameType | None) -> bool:
+    while frame is not None:
+        code = frame.f_code
+        names = next((n for end, n in FRAGILE.items() if code.co_filename.replace("\\", "/").endswith(end)), None)
+        if code.co_name == "__del__" or (names is not None and (not names or code.co_name in names)):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _again() -> bool:
+    """Come back in a moment; False on a system that has no timer for it."""
+    import signal
+
+    if not hasattr(signal, "setitimer"):
+        return False
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    return True
+
+
+def _unraisable(told: Callable[[Any], object]) -> Callable[[Any], None]:
+    """What Python does with an exception that nobody can catch: ours comes again, and what it broke off is silent."""
+
+    def hook(unraisable: Any) -> None:
+        if _number and unraisable.exc_type is not None and issubclass(unraisable.exc_type, Stopped):
+            _again()
+        elif not _number:
+            told(unraisable)
+
+    return hook
+
+
+def _finished() -> None:
+    import signal
+
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN if _number else signal.SIG_DFL)
 
 
 def guarded(app: Callable[[], object]) -> None:
@@ -115,22 +177,38 @@ def guarded(app: Callable[[], object]) -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stop)
+    sys.unraisablehook = _unraisable(sys.unraisablehook)
     try:
-        app()
-    except ModuleNotFoundError as e:
-        extra = next((extra for extra, names in EXTRAS.items() if e.name in names), None)
-        if extra is None:
-            raise
-        err.print(f"[bold red]error[/] this needs {e.name}, which is not installed: pip install 'foveate\\[{extra}]'")
-        sys.exit(2)
-    except (InputError, OSError) as e:
-        err.print(f"[bold red]error[/] {escape(' '.join(str(e).split()))}")
-        sys.exit(2)
+        try:
+            app()
+        finally:  # from here on a signal ends the process as it does others
+            _finished()
     except Stopped as e:
-        err.print("stopped; nothing half-written")
-        sys.exit(e.code)
-    except Exception as e:  # libraries have errors of their own for a full disk
-        if (reason := full(Path(tempfile.gettempdir()), e)) is None:
-            raise
-        err.print(f"[bold red]error[/] {reason}: {escape(' '.join(str(e).split())[:200])}")
-        sys.exit(2)
+        _stopped(e.code)
+    except Exception as e:
+        if _number:  # what was broken off may say so in words of its own
+            _stopped(128 + _number)
+        _failed(e)
+
+
+def _stopped(code: int) -> None:
+    err.print("stopped; nothing half-written")
+    sys.exit(code)
+
+
+def _failed(error: Exception) -> None:
+    """What users or systems get wrong is a line and exit code 2; anything else is raised again."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = next((extra for extra, names in EXTRAS.items() if error.name in names), None)
+        if extra is None:
+            raise error
+        said = f"this needs {error.name}, which is not installed: pip install 'foveate\\[{extra}]'"
+    elif isinstance(error, InputError | OSError):
+        said = escape(" ".join(str(error).split()))
+    # libraries have errors of their own for a full disk
+    elif (reason := full(Path(tempfile.gettempdir()), error)) is not None:
+        said = f"{reason}: {escape(' '.join(str(error).split())[:200])}"
+    else:
+        raise error
+    err.print(f"[bold red]error[/] {said}")
+    sys.exit(2)
