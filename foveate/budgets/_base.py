@@ -124,7 +124,7 @@ class BudgetMethod(ABC):
         tiling = sight.tiling
         tokens = count(tiling, budget, newlines=self.newlines)
         if tokens >= tiling.tokens:
-            return everything(tiling, _device(sight))
+            return everything(tiling, device_of(sight))
         order = self.order(sight, tokens)
         cells, lines = within(order.cpu(), tiling, tokens, self.newlines)
         return self.merged(_kept(tiling, cells, lines, order.device), sight)
@@ -151,7 +151,7 @@ class Allocator(BudgetMethod):
 
     def order(self, sight: Sight, tokens: int) -> Tensor:
         shared = self.allocate(sight, tokens)
-        device = _device(sight)
+        device = device_of(sight)
         ranked = [
             self.rank(sight, cells.to(device), n)[:n]
             for cells, n in zip(cells_of(sight.tiling), shared, strict=True)
@@ -246,7 +246,8 @@ def _first_seen(values: Tensor, kinds: int) -> Tensor:
     return first[values.where(values >= 0, kinds)] == place
 
 
-def _device(sight: Sight) -> torch.device:
+def device_of(sight: Sight) -> torch.device:
+    """Where a picture's signals are."""
     return next((x.device for x in sight[1:] if x is not None), torch.device("cpu"))
 
 

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from foveate.budgets._base import BUDGETS, BudgetMethod, Positions, Sight
+from foveate.budgets._base import BUDGETS, BudgetMethod, Positions, Sight, device_of
 from foveate.budgets.count import Newlines
 
 
@@ -23,5 +23,4 @@ class Random(BudgetMethod):
 
     def order(self, sight: Sight, tokens: int) -> Tensor:
         lot = torch.Generator().manual_seed(self.seed)
-        device = next((x.device for x in sight[1:] if x is not None), "cpu")
-        return torch.randperm(sight.tiling.cells, generator=lot).to(device)
+        return torch.randperm(sight.tiling.cells, generator=lot).to(device_of(sight))

@@ -46,9 +46,6 @@ class Family(ABC):
 
     types: ClassVar[tuple[str, ...]] = ()  # config.model_type of what it fits
     reduces_encoder: bool = False
-    original_positions: ClassVar[bool] = (
-        False  # rotary positions have two dimensions: they are kept whatever a method says
-    )
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -1,6 +1,5 @@
 """How long a model that sees takes to its first token, stage by stage, and what memory it takes."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +41,6 @@ def values_of(model: Any, inputs: Mapping[str, Any], limit: Limit) -> Callable[[
     return lambda tokens, times: [peak_bytes(lambda: run(tokens), model.device) / GB for _ in range(times)]
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def first_token_ms(
     model: Any, inputs: Mapping[str, Any], tokens: int | None = None, *, family: Family | None = None
 ) -> float:
@@ -62,11 +56,10 @@ def first_token_ms(
         applied.budget = Budget(tokens=tokens)
     applied.family = family or was
     try:
-        synchronize(model.device)
-        start = time.perf_counter()
+        clock = Clock(model.device)
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        synchronize(model.device)
-        return 1000 * (time.perf_counter() - start)
+        clock.lap("first")
+        return clock.ms["first"]
     finally:
         applied.family = was
 

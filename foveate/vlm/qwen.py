@@ -21,8 +21,6 @@ from foveate.vlm.scoring import Heard, input_of, sampled
 class Qwen(Family):
     """Pictures of a batch go through `visual` as one sequence."""
 
-    original_positions = True
-
     @property
     def merge(self) -> int:
         return self.config.vision_config.spatial_merge_size

@@ -39,14 +39,16 @@ class ReducedTower:
                 f"the blocks of a {type(tower).__name__} cannot be reduced; known: CLIP, SigLIP, ViT, DINOv2"
             )
         like = next(tower.parameters())
-        vit: Any = convert(tower.float() if like.dtype != torch.float32 else tower)
+        dtype = like.dtype
+        try:  # it converts in float32; the host's own weights come back as they were
+            vit: Any = convert(tower.float())
+        finally:
+            tower.to(dtype)
         depth = len(vit.blocks)
         self.blocks = [last_block(layer, depth) for layer in ([layers] if isinstance(layers, int) else layers)]
         self.last = max(self.blocks)
         self.steps = parsed(vit, steps, self.last)
-        self.reduced: Any = adapt(vit, self.steps).to(like.device, like.dtype).eval()
-        if like.dtype != torch.float32:
-            tower.to(like.dtype)
+        self.reduced: Any = adapt(vit, self.steps).to(like.device, dtype).eval()
         trunk = self.reduced.trunk
         self.taps = {b: (Tap(trunk.blocks[b].attn.q_norm), Tap(trunk.blocks[b].attn.k_norm)) for b in {0, self.last}}
 

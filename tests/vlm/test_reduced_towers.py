@@ -118,3 +118,16 @@ def test_hosts_that_cannot():
     for name in ("qwen3_vl", "internvl"):
         with pytest.raises(InputError, match="cannot be reduced"):
             foveate.vlm.apply(vlms.model(name), 0.3, encoder="tome:3")
+
+
+@pytest.mark.parametrize("encoder", ["tome:3", "evit:2"])
+def test_the_hosts_precision_stays(encoder: str):
+    """Converted in float32, taken or refused: the host's own tower is in bfloat16 as before."""
+    model = vlms.model("llava").to(torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        foveate.vlm.apply(model, 0.3, encoder=encoder)
+    except InputError:
+        assert encoder == "evit:2"
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.bfloat16 and value.equal(before[name]), name
