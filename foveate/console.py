@@ -96,8 +96,10 @@ class Stopped(BaseException):
         self.code = 128 + number  # as shells have it
 
 
-# Where an exception is printed and dropped, or leaves a lock behind: finalisers, callbacks, what runs around a fork.
+# Where an exception is printed and dropped, leaves a lock behind or ends the process: finalisers, callbacks, what runs
+# around a fork, a write for torch's writer.
 FRAGILE = {
+    "foveate/files.py": ("write", "seek", "tell", "flush", "_do"),
     "logging/__init__.py": ("_acquireLock", "_releaseLock", "acquire", "release", "_after_at_fork_child_reinit_locks"),
     "weakref.py": (),
     "multiprocessing/popen_fork.py": (),

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,34 @@ guarded(app)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr.strip()) == (130, "stopped; nothing half-written")
+
+
+@pytest.mark.parametrize("at", [2, 3, 5, 8])
+def test_a_signal_in_a_write_for_torch_does_not_end_the_process(tmp_path: Path, at: int):
+    """Its writer closes the archive when it is dropped, and terminates where a write before was broken off."""
+    code = f"""
+import os, signal, torch
+from pathlib import Path
+from foveate import files
+from foveate.console import guarded
+
+was, sent = files._Unfailing._do, []
+
+def do(self, work):
+    was(self, work)
+    sent.append(1)
+    if len(sent) == {at}:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+files._Unfailing._do = do
+
+def app():
+    do.__code__ = do.__code__.replace(co_filename=files.__file__, co_name="_do")
+    while True:
+        with files.unfailing(Path({str(tmp_path / "x.pt2")!r})) as file:
+            torch.export.save(torch.export.export(torch.nn.Linear(300, 300), (torch.zeros(1, 300),)), file)
+
+guarded(app)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stderr.strip()) == (143, "stopped; nothing half-written"), ran.stderr

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def swept(warm, place: Place, args) -> str | None:
     """What a killed run left is gone once the next one of the kind has run."""
     time.sleep(GRACE_S + 1)
-    child = warm.run(args, place)
+    child = warm.run(args, place, seconds=300)
     if child.code not in (0, 3):
         return f"the next run ended with {child.code}: {child.said}"
     left = place.leftovers()
@@ -35,7 +35,7 @@ def test_kills_of_fit(warm, fitted, place):
     """At every stage, over a folder of an earlier fit and where there was none."""
     with tally("kill -9 of fit") as found:
         random = dice("kill fit")
-        first = warm.run([*FASTER, "--out", "first"], place)
+        first = warm.run([*FASTER, "--out", "first"], place, seconds=300)
         assert first.code in (0, 3), first.said
         for i in range(trials(14)):
             stage, old = STAGES[i % len(STAGES)], i % 2 == 0
@@ -134,7 +134,7 @@ def test_signals(warm, fitted, lesson, place, name):
     }  # fmt: skip
     with tally(f"Ctrl-C and SIGTERM in {name}") as found:
         random = dice(f"signals {name}")
-        whole_run = warm.run(commands[name], place)
+        whole_run = warm.run(commands[name], place, seconds=300)
         assert whole_run.code in (0, 3), whole_run.said
         seconds = time.monotonic() - whole_run.began
         for i in range(trials({"fit": 14, "export": 18, "profile": 8, "train": 20}[name])):
