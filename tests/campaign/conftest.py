@@ -9,6 +9,19 @@ from campaign.asked import FIT, RECIPE
 from campaign.warm import Place, Warm
 
 TESTS = Path(__file__).parent.parent
+# The longest rows, longest first. Two workers get a half of the list each; they begin with these, and end with short
+# ones, which either can take from the other.
+LONGEST = (
+    "test_signals[fit]", "test_kills_of_fit", "test_kills_of_train", "test_kills_of_export", "test_full_disk",
+    "test_kills_of_profile", "test_mutated_folders",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if all(TESTS / "campaign" in item.path.parents for item in items):
+        rank = lambda item: next((n for n, name in enumerate(LONGEST) if item.name.startswith(name)), len(LONGEST))
+        items.sort(key=rank)
+        items[:] = items[::2] + items[1::2]
 
 
 @pytest.fixture(scope="session")

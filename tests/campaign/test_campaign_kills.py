@@ -37,7 +37,7 @@ def test_kills_of_fit(warm, fitted, place):
         random = dice("kill fit")
         first = warm.run([*FASTER, "--out", "first"], place, seconds=300)
         assert first.code in (0, 3), first.said
-        for i in range(trials(14)):
+        for i in range(trials(7)):
             stage, old = STAGES[i % len(STAGES)], i % 2 == 0
             out = place.fresh(fitted) if old else place.root / "out"
             if not old:
@@ -61,7 +61,7 @@ def test_kills_of_export(warm, fitted, place):
         whole_run = warm.run(args, place)
         assert whole_run.code == 0, whole_run.said
         seconds = time.monotonic() - whole_run.began
-        for i in range(trials(107)):
+        for i in range(trials(113)):
             out, old = place.root / "out", i % 2 == 0
             if not old:
                 shutil.rmtree(out, ignore_errors=True)
@@ -85,7 +85,7 @@ def test_kills_of_train(warm, lesson, place):
         assert reference.code == 0, reference.said
         seconds = time.monotonic() - reference.began
         wanted = whole.digest(place.root / "reference")["best.safetensors"]
-        for i in range(trials(70)):
+        for i in range(trials(75)):
             out = place.root / "out"
             shutil.rmtree(out, ignore_errors=True)
             child = warm.start(["train", recipe, "--out", "out"], place)
@@ -111,7 +111,7 @@ def test_kills_of_profile(warm, place):
         first = warm.run(args, place)
         assert first.code == 0, first.said
         seconds, text = time.monotonic() - first.began, (place.root / "profile.json").read_bytes()
-        for i in range(trials(9)):
+        for i in range(trials(5)):
             child = warm.start(args, place)
             time.sleep(random.uniform(0, 1.05 * seconds))
             child.send(signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_signals(warm, fitted, lesson, place, name):
         whole_run = warm.run(commands[name], place, seconds=300)
         assert whole_run.code in (0, 3), whole_run.said
         seconds = time.monotonic() - whole_run.began
-        for i in range(trials({"fit": 14, "export": 18, "profile": 8, "train": 20}[name])):
+        for i in range(trials({"fit": 14, "export": 20, "profile": 4, "train": 22}[name])):
             number = (signal.SIGINT, signal.SIGTERM)[i % 2]
             shutil.rmtree(place.root / "out", ignore_errors=True)
             stage = STAGES[i // 2 % len(STAGES)]
