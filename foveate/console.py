@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,7 @@ class Stopped(BaseException):
 
 
 # Where an exception is printed and dropped, leaves a lock behind or ends the process: finalisers, callbacks, what runs
-# around a fork, a write for torch's writer.
+# around a fork, a write for torch's writer. Functions of a file, () for all.
 FRAGILE = {
     "foveate/files.py": ("write", "seek", "tell", "flush", "_do"),
     "logging/__init__.py": ("_acquireLock", "_releaseLock", "acquire", "release", "_after_at_fork_child_reinit_locks"),
@@ -105,21 +106,27 @@ FRAGILE = {
     "multiprocessing/popen_fork.py": (),
     "multiprocessing/util.py": (),
 }
+# Where a block is entered or left: a file made and nobody yet who removes it, a mode of torch's not yet put back, over
+# which its C++ terminates.
+NAMES = ("__enter__", "__exit__", "__del__")
 AGAIN_SECONDS = 0.02
+PATIENCE_SECONDS = 2  # after which it is raised wherever it is: a block may never be entered
 _number = 0  # of the signal that has come
+_came = 0.0  # when
 
 
 def stop(number: int, frame: FrameType | None = None) -> None:
     """Ends what runs; what is open is closed on the way. Another signal does not break into that.
 
-    Where an exception would be swallowed it is raised a little later instead, and raised again where it was.
+    Where an exception would be swallowed or do harm it is raised a little later instead, and raised again where it was
+    swallowed.
     """
     import signal
 
-    global _number
+    global _number, _came
     if number != getattr(signal, "SIGALRM", None):
-        _number = number
-    if _fragile(frame) and _again():
+        _number, _came = number, time.monotonic()
+    if time.monotonic() - _came < PATIENCE_SECONDS and _fragile(frame) and _again():
         return
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
@@ -130,7 +137,7 @@ def _fragile(frame: FrameType | None) -> bool:
     while frame is not None:
         code = frame.f_code
         names = next((n for end, n in FRAGILE.items() if code.co_filename.replace("\\", "/").endswith(end)), None)
-        if code.co_name == "__del__" or (names is not None and (not names or code.co_name in names)):
+        if code.co_name in NAMES or (names is not None and (not names or code.co_name in names)):
             return True
         frame = frame.f_back
     return False

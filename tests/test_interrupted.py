@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,73 @@ guarded(app)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stderr.strip()) == (143, "stopped; nothing half-written"), ran.stderr
+
+
+BLOCKS = """
+import contextlib, os, signal, time
+from foveate.console import guarded
+
+held = []
+
+@contextlib.contextmanager
+def made():
+    held.append(1)
+    {before}
+    try:
+        yield
+    finally:
+        {after}
+        held.pop()
+
+class Mode:
+    def __enter__(self):
+        held.append(1)
+        {before}
+
+    def __exit__(self, *_):
+        {after}
+        held.pop()
+
+def app():
+    try:
+        with {block}():
+            pass
+        time.sleep(5)
+    finally:
+        print(held)
+
+guarded(app)
+"""
+
+
+@pytest.mark.parametrize("block", ["made", "Mode"])
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_signal_between_the_ends_of_a_block_leaves_nothing_behind(block: str, where: str):
+    """Raised there it would skip what puts things back: a file stays, a lock is held, torch's C++ terminates."""
+    hit = "os.kill(os.getpid(), signal.SIGTERM)"
+    code = BLOCKS.format(block=block, **{"before": "pass", "after": "pass", where: hit})
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr.strip()) == (143, "[]\n", "stopped; nothing half-written")
+
+
+def test_a_block_that_is_never_entered_is_broken_off():
+    code = """
+import os, signal, time
+from foveate.console import guarded
+
+class Stuck:
+    def __enter__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True: pass
+
+    def __exit__(self, *_): pass
+
+def app():
+    with Stuck(): pass
+
+guarded(app)
+"""
+    began = time.monotonic()
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr.strip()) == (143, "stopped; nothing half-written")
+    assert time.monotonic() - began > 2  # it was waited for
