@@ -11,8 +11,9 @@ FIT = (
 # A model of a size at which a plan is found, or nothing would be measured and verified; --fresh where its profile
 # is what a trial breaks into: the others take the one that is there.
 FASTER = (
-    "fit", "vit_tiny_patch16_224", "--random-weights", "--model-option", "depth=4", "--runtime", "eager", "--threads", "1",
-    "--precision", "fp32", "--method", "uniform", "--images", "40", "--seconds", "5", "--max-drop", "100",
+    "fit", "vit_tiny_patch16_224", "--random-weights", "--model-option", "depth=4", "--runtime", "eager",
+    "--threads", "1", "--precision", "fp32", "--method", "uniform", "--images", "40", "--seconds", "5",
+    "--max-drop", "100",
 )  # fmt: skip
 STAGES = ("load", "dense", "profile", "plan", "measure", "verify", "write")
 EXPORT = ("export", "--runtime", "onnxruntime")
