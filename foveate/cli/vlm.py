@@ -9,12 +9,17 @@ import typer
 from foveate.cli.options import DEVICE, AllowPickle, AsJson, DeviceOpt, Threads
 from foveate.console import emit, err, escape, out, stages, table
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a folder or hub id of Hugging Face's")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16")]
+METHOD = "what decides which tokens stay; see: foveate list budgets"
+ENCODER = "what the encoder's own blocks merge: a method and tokens a block, such as tome:8"
+
 app = typer.Typer(name="vlm", help="Token budgets for language models that see.", no_args_is_help=True)
 
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a folder or hub id of Hugging Face's")],
+    model: Model,
     image: Annotated[list[Path], typer.Option("--image", help="a picture; repeat for several")],
     prompt: Annotated[str, typer.Option(help="what to ask")] = "What is in this picture?",
     budget: Annotated[
@@ -25,15 +30,16 @@ def generate(
     ] = None,
     ttft_ms: Annotated[float | None, typer.Option(help="as many tokens as keep within so many milliseconds")] = None,
     memory_gb: Annotated[float | None, typer.Option(help="as many as keep within so many gigabytes")] = None,
-    method: Annotated[str, typer.Option(help="what decides which tokens stay; see: foveate list budgets")] = "hired",
+    method: Annotated[
+        str | None,
+        typer.Option(help=METHOD, show_default="hired, or the folder's"),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="tokens of the answer at most")] = 64,
     device: DeviceOpt = DEVICE,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
+    precision: Precision = "fp32",
     allow_pickle: AllowPickle = False,
     threads: Threads = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="what the encoder's own blocks merge: a method and tokens a block, tome:8")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER)] = None,
     draw: Annotated[Path | None, typer.Option(help="a folder for a PNG a picture: what is dropped is faded")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,21 +57,22 @@ def generate(
     """
     from foveate.commands.vlm import answer, parse
 
+    asked = parse(budget or "0.2") if budget or (ttft_ms is None and memory_gb is None) else None
     with stages() as progress:
         said = answer(
             model,
             image,
             prompt,
-            budget=parse(budget or "0.2") if budget or (ttft_ms is None and memory_gb is None) else None,
+            budget=None if asked is None else asked.budget,
             ttft_ms=ttft_ms,
             memory_gb=memory_gb,
-            method=method,
+            method=method or (asked.method if asked else None) or "hired",
             max_new_tokens=max_new_tokens,
             device=device,
             precision=precision,
             allow_pickle=allow_pickle,
             threads=threads,
-            encoder=encoder,
+            encoder=encoder or (asked.encoder if asked else None),
             draw=draw,
             progress=progress,
         )
@@ -83,21 +90,21 @@ def generate(
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a folder or hub id of Hugging Face's")],
+    model: Model,
     image: Annotated[list[Path], typer.Option("--image", help="a picture as it will come; repeat for several")],
     prompt: Annotated[str, typer.Option(help="a question as it will come")] = "What is in this picture?",
     ttft_ms: Annotated[float | None, typer.Option(help="milliseconds to the first token, the median")] = None,
     memory_gb: Annotated[float | None, typer.Option(help="gigabytes (10^9) in use at most, weights included")] = None,
-    method: Annotated[str, typer.Option(help="what decides which tokens stay; see: foveate list budgets")] = "hired",
+    method: Annotated[str, typer.Option(help=METHOD)] = "hired",
     device: DeviceOpt = DEVICE,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16")] = "fp32",
+    precision: Precision = "fp32",
     allow_pickle: AllowPickle = False,
     threads: Threads = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="what the encoder's own blocks merge: a method and tokens a block, tome:8")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help=f"{ENCODER}; or search")] = None,
     pairs: Annotated[int, typer.Option(help="runs by turns at least, of all tokens and of the budget")] = 64,
-    out_dir: Annotated[Path, typer.Option("--out", help="folder for budget.json")] = Path("foveate-vlm"),
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for budget.json and report.html")] = Path(
+        "foveate-vlm"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Find the most tokens a picture that keep within a time or a memory on this machine, and prove them faster.
@@ -107,6 +114,8 @@ def fit(
         foveate vlm fit ./my-llava --image page.png --ttft-ms 800
 
         foveate vlm fit ./my-llava --image page.png --memory-gb 6 --method hired-diverse
+
+        foveate vlm fit ./my-llava --image page.png --ttft-ms 400 --encoder search
 
         foveate vlm generate ./my-llava --image page.png --budget foveate-vlm
     """
@@ -128,7 +137,12 @@ def fit(
             err.print(f"memory   {gb:.2f} GB at most with {which} tokens")
         out.print(made)
         out.print(escape(found.reason))
-        out.print(f"written  {escape(str(out_dir / 'budget.json'))}")
+        if found.cost is not None:
+            same, kl = found.cost["agreement"], found.cost["kl"]
+            out.print(
+                f"cost     on this question: {same:.0%} of the answer's tokens are the same, KL {kl:.3f} nats a token"
+            )
+        out.print(f"written  {escape(str(out_dir))}/ (report.html, budget.json)")
     emit(asdict(found), as_json)
     if not found.met:
         raise typer.Exit(3)

@@ -14,6 +14,7 @@ from foveate.files import read_text
 if TYPE_CHECKING:
     from foveate.vlm.limits import Limit
 
+FILE = "budget.json"
 Progress = Callable[[str, float, str], None]  # stage, share done, text
 
 
@@ -40,16 +41,25 @@ class Answer:
     drawn: list[str] = field(default_factory=list)
 
 
-def parse(text: str) -> Budget:
+@dataclass(frozen=True)
+class Setting:
+    """A budget, and what it was found with where `vlm fit` found it."""
+
+    budget: Budget
+    method: str | None = None
+    encoder: str | None = None
+
+
+def parse(text: str) -> Setting:
     """A budget as it is written: 0.2 for a share, 576 for a number of tokens, or a folder that `vlm fit` wrote.
 
     Raises:
         InputError: none of them.
     """
     if text and Path(text).exists():
-        return budget_of(Path(text))
+        return setting_of(Path(text))
     try:
-        return Budget.parse(float(text) if "." in text or "e" in text.lower() else int(text))
+        return Setting(Budget.parse(float(text) if "." in text or "e" in text.lower() else int(text)))
     except InputError:
         raise
     except ValueError:
@@ -59,23 +69,26 @@ def parse(text: str) -> Budget:
         ) from None
 
 
-def budget_of(path: Path) -> Budget:
-    """The budget that `foveate vlm fit` found.
+def setting_of(path: Path) -> Setting:
+    """What `foveate vlm fit` found.
 
     Raises:
         InputError: no such file, a damaged one, or one in which nothing was found.
     """
-    file = path / "budget.json" if path.is_dir() else path
+    file = path / FILE if path.is_dir() else path
     try:
         found = json.loads(read_text(file))
-        tokens = found["tokens"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as e:
+        tokens, method, encoder = found["tokens"], found.get("method"), found.get("encoder")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{file} is no budget that foveate vlm fit wrote: {type(e).__name__}: {e}") from None
     if tokens is None:
-        raise InputError(f"{file} found no budget: {found.get('reason', '')}")
+        raise InputError(f"{file} found no budget: {str(found.get('reason', ''))[:300]}")
     if type(tokens) is not int:
-        raise InputError(f"{file} is damaged: tokens is {tokens!r}")
-    return Budget(tokens=tokens)
+        raise InputError(f"{file} is damaged: tokens is {str(tokens)[:80]!r}")
+    for name, value in (("method", method), ("encoder", encoder)):
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{file} is damaged: {name} is {str(value)[:80]!r}")
+    return Setting(Budget(tokens=tokens), method, encoder)
 
 
 def prepared(

@@ -1,22 +1,22 @@
 """The token budget that keeps within milliseconds or gigabytes on this machine, proven by measuring."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from foveate.budgets.count import Budget
-from foveate.commands.vlm import Progress, prepared
+from foveate.commands.vlm import FILE, Progress, drawings, prepared
 from foveate.errors import InputError
 from foveate.files import write_text
 from foveate.hardware.device import device_facts
-from foveate.hardware.timer import Speedup, busy, proven
+from foveate.hardware.timer import Speedup, busy
 
-FILE = "budget.json"
+if TYPE_CHECKING:
+    from foveate.vlm.fitting import Case, Option, Proof
+    from foveate.vlm.limits import Limit
+
 ATTEMPTS = 3  # searches, each with a limit so much lower, where what was found did not hold when it was proven
 SLACK = 0.03
 
@@ -28,32 +28,43 @@ class Fitted:
     Args:
         tokens: a picture; None where no count keeps the limit, or none is proven faster.
         kept: of every picture, the tokens that stay and those it had.
+        per_part: of every picture, the cells that stay of its whole view and of each of its tiles.
         limit: {"ttft_ms": ...} or {"memory_gb": ...}.
         value: the median of what is limited, with `tokens`, or with the count that did not hold.
         floor: the same with one token a picture, what no budget of tokens gets below; None where it was not asked.
         measured: the medians of every count that was tried.
-        encoder: what the encoder's own blocks merge.
+        encoder: what the encoder's own blocks merge, as it was asked for or found.
+        options: everything that the encoder was tried with: the tokens found for it and what they cost.
         first_ms: medians of the time to the first token: {"all": ..., "kept": ...}.
         speedup: of the first token over all tokens, in pairs; None where all tokens stay.
         stages: milliseconds by stage, {"all": {...}, "kept": {...}}.
         peak_gb: peak memory, weights included, where it is told.
+        cost: on the question that was asked: {"kl": nats a token, "agreement": share of the answer's tokens}.
+        curve: the same at shares of the tokens, with this encoder.
+        drawn: files on which is drawn what stays.
         reason: one line.
         machine, notes: what it was measured on, and what else ran there.
     """
 
     model: str
     method: str
+    prompt: str
     tokens: int | None
     kept: list[tuple[int, int]]
+    per_part: list[tuple[int, ...]]
     limit: dict[str, float]
     value: float | None
     floor: float | None
     measured: dict[int, float]
     encoder: str | None
+    options: list[dict[str, Any]]
     first_ms: dict[str, float]
     speedup: Speedup | None
     stages: dict[str, dict[str, float]]
     peak_gb: dict[str, float]
+    cost: dict[str, float] | None
+    curve: list[dict[str, Any]]
+    drawn: list[str]
     reason: str
     machine: dict[str, Any]
     notes: tuple[str, ...]
@@ -61,6 +72,18 @@ class Fitted:
     @property
     def met(self) -> bool:
         return self.tokens is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The option that is handed back, with its proof; or the last one looked at, and why it is not."""
+
+    option: "Option"
+    options: "list[Option]"
+    proof: "Proof | None"
+    met: bool
+    value: float | None
+    reason: str
 
 
 def fit(
@@ -85,136 +108,147 @@ def fit(
     Args:
         ttft_ms: milliseconds to the first token, the median of which is to keep within.
         memory_gb: gigabytes (10^9 bytes) that may be in use at most, weights included.
-        encoder: what the encoder's own blocks merge, such as tome:8; what it is compared with has all of it.
+        encoder: what the encoder's own blocks merge, such as tome:8; `search` tries how much, and takes what costs
+            least on the question. What it is compared with has all of the encoder.
         pairs: runs with all tokens and with the budget, by turns, at least so many and at most four times as many,
             until it is proven which is faster.
-        out: a folder for `budget.json`, which `--budget FOLDER` and `budget_of` read.
+        out: a folder for `budget.json`, which `--budget FOLDER` reads, for `report.html`, and for the pictures with
+            what stays of them.
 
     Raises:
         InputError: no limit or two, a limit that is none, a model or picture that cannot be used.
     """
-    from foveate.vlm.limits import Limit, within_limit
+    from foveate.vlm.limits import Limit
 
     limit = Limit.of(ttft_ms, memory_gb)
     if not images:
         raise InputError("--image: a budget is fitted on at least one picture")
+    if encoder == "search" and limit.unit == "memory_gb":
+        raise InputError("--encoder search is for --ttft-ms: towers beside each other would count as memory in use")
     progress("load", 0.0, name)
     model, asked = prepared(
         name, images, prompt, Budget(ratio=1.0), method,
         device=device, precision=precision, allow_pickle=allow_pickle, threads=threads,
-        encoder=encoder,
     )  # fmt: skip
-    from foveate.vlm import applied_to, family_of
-    from foveate.vlm.measuring import first_token_ms, values_of
+    from foveate.vlm import fitting
+    from foveate.vlm.measuring import first_token_ms
 
-    applied, plain = applied_to(model), family_of(model)
-    tilings = applied.family.tilings(asked)
-    most = max(tiling.tokens for tiling in tilings)
     load = busy()
-    first_token_ms(model, asked, most)  # warm
-
-    share = iter(np.linspace(0.05, 0.6, 80))
-    first = {"all": median(first_token_ms(model, asked, most, family=plain) for _ in range(3))}
-    tokens, speed, reason = None, None, ""
-    for attempt in range(ATTEMPTS):
-        found = within_limit(
-            values_of(model, asked, limit), limit.value * (1 - SLACK * attempt), most,
-            tell=lambda n, value: progress("search", next(share, 0.6), f"{n} tokens: {value:.4g} {limit.unit}"),
-        )  # fmt: skip
-        tokens, value = found.tokens, found.seen.get(found.tokens or 0)
-        if tokens is None:
-            reason = f"no budget of tokens keeps within {limit}: with one token a picture it is {found.seen[1]:.4g}"
-            break
-        if tokens >= most and encoder is None:
-            reason = f"all {most} tokens keep within {limit}: nothing is dropped"
-            break
-        progress("prove", 0.65, f"{tokens} of {most} tokens against all of them, by turns")
-        speed, all_ms, kept_ms = proven(_by_turns(model, asked, most, tokens, plain), first=pairs, most=4 * pairs)
-        first = {"all": float(np.median(all_ms)), "kept": float(np.median(kept_ms))}
-        value = first["kept"] if limit.unit == "ttft_ms" else value
-        reason = f"{tokens} of {most} tokens keep within {limit}; the first token comes {speed} sooner"
-        if not speed.faster:
-            tokens, reason = None, f"not proven faster than all tokens: {reason}"
-            break
-        if value is not None and value <= limit.value:
-            break
-        # the machine has become slower since the search, or the search was lucky
-        reason = f"{tokens} of {most} tokens took {value:.4g} when they were proven, which is not within {limit}"
-        tokens = None
-    progress("stages", 0.9, "where the time goes")
-    budgets = {"all": Budget(ratio=1.0), **({"kept": Budget(tokens=tokens)} if tokens is not None else {})}
-    peaks, split = {}, {}
-    for which, budget in budgets.items():
-        family = plain if which == "all" else applied.family
-        split[which] = _stages(family, applied.method, budget, asked)
-        applied.budget = budget
-        run = lambda family=family: first_token_ms(model, asked, family=family)
-        if (peak := _peak(run, model.device)) is not None:
-            peaks[which] = peak
-    kept = [(min(tokens or t.tokens, t.tokens), t.tokens) for t in tilings]
+    progress("answer", 0.05, "with all tokens")
+    fitting.needs_one(asked)
+    case = fitting.case_of(model, asked)
+    verdict = judged(case, limit, encoder, pairs, progress)
+    option, proof = verdict.option, verdict.proof
+    tokens = option.tokens if verdict.met else None
+    progress("stages", 0.9, "where the time goes, and what is lost")
+    runs = {"all": (case.plain, None), **({} if tokens is None else {"kept": (option.family, tokens)})}
+    peaks = {which: gb for which, run in runs.items() if (gb := fitting.peak(case, *run)) is not None}
+    split = {which: fitting.split(case, *run) for which, run in runs.items()}
+    first = (
+        {"all": first_token_ms(model, asked, case.most, family=case.plain)}
+        if proof is None
+        else {"all": proof.all_ms, "kept": proof.kept_ms}
+    )
+    points = fitting.curve(case, option.family)
+    drawn, per_part = ([], []) if tokens is None else _stays(case, option, images, out)
     fitted = Fitted(
         model=name,
         method=method,
+        prompt=prompt,
         tokens=tokens,
-        kept=kept,
+        kept=[(min(tokens or t.tokens, t.tokens), t.tokens) for t in case.tilings],
+        per_part=per_part,
         limit={limit.unit: limit.value},
-        value=value,
-        floor=found.seen.get(1),
-        measured=found.seen,
-        encoder=encoder,
+        value=verdict.value,
+        floor=option.seen.get(1),
+        measured=dict(option.seen),
+        encoder=option.encoder,
+        options=[
+            {"encoder": o.encoder, "tokens": o.tokens, "cost": None if o.cost is None else asdict(o.cost)}
+            for o in verdict.options
+        ],
         first_ms=first,
-        speedup=speed,
+        speedup=None if proof is None else proof.speedup,
         stages=split,
         peak_gb=peaks,
-        reason=reason,
+        cost=None if tokens is None or option.cost is None else asdict(option.cost),
+        curve=[asdict(p) for p in points],
+        drawn=[Path(path).name for path in drawn],
+        reason=verdict.reason,
         machine=device_facts(),
         notes=load.notes,
     )
     if out is not None:
-        write(fitted, out)
+        write(fitted, out, drawn)
     return fitted
 
 
-def write(fitted: Fitted, folder: Path) -> Path:
-    """`budget.json` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"schema_version": 1, **asdict(fitted)}, indent=1, default=str, allow_nan=True)
-    return write_text(folder / FILE, text + "\n")
+def judged(case: "Case", limit: "Limit", encoder: str | None, pairs: int, progress: Progress) -> Verdict:
+    """Search, choose, prove; what does not hold when it is proven is searched again, a little lower."""
+    from foveate.vlm import fitting
+
+    wanted = fitting.encoders(case, encoder)
+    share = 0.05
+
+    def tell(stage: str, text: str) -> None:
+        nonlocal share
+        share += (0.6 - share) / (12 * len(wanted))
+        progress(stage, share, text)
+
+    options = [fitting.option(case, which, fitting.hooks(case, which), limit, limit.value, tell) for which in wanted]
+    option = fitting.chosen(options)
+    if option is None:
+        last = options[-1]
+        why = f"no budget of tokens keeps within {limit}: with one token a picture it is {last.seen[1]:.4g}"
+        return Verdict(last, options, None, False, last.seen.get(1), why + _merging(last))
+    for attempt in range(1, ATTEMPTS + 1):
+        assert option.tokens is not None
+        value = option.seen.get(option.tokens)
+        if option.tokens >= case.most and option.encoder is None:
+            why = f"all {case.most} tokens keep within {limit}: nothing is dropped"
+            return Verdict(option, options, None, True, value, why)
+        progress("prove", 0.65, f"{option.tokens} of {case.most} tokens against all of them, by turns")
+        proof = fitting.prove(case, option, pairs, claims=ATTEMPTS)
+        value = proof.kept_ms if limit.unit == "ttft_ms" else value
+        kept = f"{option.tokens} of {case.most} tokens{_merging(option)}"
+        why = f"{kept} keep within {limit}; the first token comes {proof.speedup} sooner"
+        if not proof.speedup.faster:
+            return Verdict(option, options, proof, False, value, f"not proven faster than all tokens: {why}")
+        if value is not None and value <= limit.value:
+            return Verdict(option, options, proof, True, value, why)
+        # the machine has become slower since the search, or the search was lucky
+        missed = f"{kept} took {value:.4g} when they were proven, which is not within {limit}"
+        if attempt < ATTEMPTS:
+            lower = limit.value * (1 - SLACK * attempt)
+            again = fitting.option(case, option.encoder, option.family, limit, lower, tell)
+            if again.tokens is None:
+                why = f"no budget of tokens keeps within {limit}: with one token a picture it is {again.seen[1]:.4g}"
+                return Verdict(again, options, None, False, again.seen.get(1), why + _merging(again))
+            option = again
+    return Verdict(option, options, proof, False, value, missed)
 
 
-def _by_turns(
-    model: Any, asked: Mapping[str, Any], most: int, tokens: int, plain: Any
-) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+def _merging(option: "Option") -> str:
+    return "" if option.encoder is None else f" with the encoder at {option.encoder}"
+
+
+def _stays(
+    case: "Case", option: "Option", images: Sequence[Path], out: Path | None
+) -> tuple[list[str], list[tuple[int, ...]]]:
+    """What stays of every picture, drawn into a folder where there is one, and counted by part."""
     from foveate.vlm.measuring import first_token_ms
 
-    lot = np.random.default_rng(0)
-
-    def measure(pairs: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = []
-        for _ in range(pairs):
-            turns = {"all": lambda: first_token_ms(model, asked, most, family=plain),
-                     "kept": lambda: first_token_ms(model, asked, tokens)}  # fmt: skip
-            order = ("all", "kept") if lot.random() < 0.5 else ("kept", "all")
-            ms = {which: turns[which]() for which in order}
-            rows.append((ms["all"], ms["kept"]))
-        base, other = np.array(rows).T
-        return base, other
-
-    return measure
+    first_token_ms(case.model, case.inputs, option.tokens, family=option.family)
+    kept = case.applied.kept
+    per_part = [k.per_part for k in kept] if kept else [tuple(t.capacities) for t in case.tilings]
+    return ([] if out is None else drawings(images, case.applied, case.inputs, out)), per_part
 
 
-def _stages(family: Any, method: Any, budget: Budget, asked: Mapping[str, Any]) -> dict[str, float]:
-    from foveate.vlm.measuring import stages
+def write(fitted: Fitted, folder: Path, drawn: Sequence[str] = ()) -> Path:
+    """`budget.json` and `report.html` in `folder`."""
+    from foveate.report.budget import write_budget_report
 
-    rows = [asdict(stages(family, method, budget, asked)) for _ in range(3)]
-    return {key: median(row[key] for row in rows) for key in rows[0]}
-
-
-def _peak(run: Callable[[], object], device: Any) -> float | None:
-    from foveate.errors import NotAvailable
-    from foveate.vlm.measuring import GB, peak_bytes
-
-    try:
-        return peak_bytes(run, device) / GB
-    except NotAvailable:
-        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    found: Mapping[str, Any] = {"schema_version": 1, **asdict(fitted)}
+    write_budget_report(found, [Path(path) for path in drawn], folder / "report.html")
+    return write_text(folder / FILE, json.dumps(found, indent=1, default=str, allow_nan=True) + "\n")

@@ -64,7 +64,7 @@ def within_limit(
     most: int,
     *,
     repeats: int = 5,
-    tell: Callable[[int, float], None] = lambda tokens, value: None,
+    tell: Callable[[int, float], object] = lambda tokens, value: None,
 ) -> Found:
     """Search between 1 and `most` tokens.
 

@@ -3,16 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from support import vlms
 
-from foveate.commands.vlm import parse
+import foveate.vlm
+from foveate.commands.vlm import answer, parse
 from foveate.commands.vlm_fit import fit
 from foveate.errors import InputError
-from foveate.vlm import measuring
+from foveate.vlm import fitting, measuring
 
 pytest.importorskip("transformers")
 ASK = "what is in this picture ?"
@@ -41,8 +43,13 @@ def known_times(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(tokens)
         return 10 + 0.1 * (tokens or 0)
 
-    monkeypatch.setattr(measuring, "first_token_ms", known)
+    patched(monkeypatch, known)
     return asked
+
+
+def patched(monkeypatch: pytest.MonkeyPatch, known) -> None:
+    for module in (measuring, fitting):
+        monkeypatch.setattr(module, "first_token_ms", known)
 
 
 def test_the_most_tokens_within_a_time(folder: Path, picture: Path, known_times: list[int], tmp_path: Path):
@@ -56,15 +63,22 @@ def test_the_most_tokens_within_a_time(folder: Path, picture: Path, known_times:
     assert (
         said["tokens"] == found.tokens and said["speedup"]["low"] > 1 and "cpu" in json.dumps(said["machine"]).lower()
     )
-    assert parse(str(tmp_path / "out")).tokens == parse(str(tmp_path / "out" / "budget.json")).tokens == found.tokens
+    read = parse(str(tmp_path / "out"))
+    assert read == parse(str(tmp_path / "out" / "budget.json"))
+    assert (read.budget.tokens, read.method, read.encoder) == (found.tokens, "hired", None)
+    assert found.cost["kl"] >= 0 and [p["tokens"] for p in found.curve] == sorted(p["tokens"] for p in found.curve)
+    assert sum(found.per_part[0]) <= found.tokens and len(found.per_part[0]) == 5
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 1 and f"{found.tokens} of {full} tokens" in page
+    assert [f"<td>{part}</td>" in page for part in ("whole view", "tile 4", "tile 5")] == [True, True, False]
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == ["0-square.png", "budget.json", "report.html"]
 
 
 def test_never_slower(folder: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A count that keeps within a memory and is slower than all tokens is not handed back."""
-    monkeypatch.setattr(
-        measuring, "first_token_ms", lambda model, inputs, tokens=None, family=None: 10 - 0.01 * (tokens or 0)
-    )
-    monkeypatch.setattr(measuring, "peak_bytes", lambda run, device: (1 + run_tokens(run)) * 1e9)
+    patched(monkeypatch, lambda model, inputs, tokens=None, family=None: 10 - 0.01 * (tokens or 0))
+    for module in (measuring, fitting):
+        monkeypatch.setattr(module, "peak_bytes", lambda run, device: (1 + run_tokens(run)) * 1e9)
     found = fit(str(folder), [picture], ASK, memory_gb=20.0, pairs=8, out=tmp_path / "out")
     assert not found.met and "not proven faster" in found.reason
     with pytest.raises(InputError, match="found no budget"):
@@ -83,11 +97,42 @@ def test_what_did_not_hold_is_not_claimed(folder: Path, picture: Path, monkeypat
 
     def known(model, inputs, tokens=None, *, family=None):
         plain.append(family is not None)
-        return (20 if sum(plain) > 3 else 10) + 0.1 * (tokens or 0)
+        return (20 if sum(plain) else 10) + 0.1 * (tokens or 0)
 
-    monkeypatch.setattr(measuring, "first_token_ms", known)
+    patched(monkeypatch, known)
     found = fit(str(folder), [picture], ASK, ttft_ms=13.0, pairs=8)
     assert not found.met and "with one token" in found.reason
+
+
+def test_how_much_the_encoder_merges_is_searched(folder: Path, picture: Path, monkeypatch, tmp_path: Path):
+    """Merging leaves time for more tokens; what moves the answer least is taken, proven, and asked with."""
+    asked: list[str | None] = []
+
+    def known(model, inputs, tokens=None, *, family=None):
+        tower = getattr(family or foveate.vlm.applied_to(model).family, "tower", None)
+        merged = 0 if tower is None else sum(step.tokens for step in tower.steps)
+        asked.append(None if tower is None else merged)
+        return 10 - (4 if tower else 0) + 0.1 * (tokens or 0)
+
+    patched(monkeypatch, known)
+    costs = iter((0.5, 0.2, 0.3, 0.4))
+    real = fitting.cost
+    monkeypatch.setattr(fitting, "cost", lambda *a: replace(real(*a), kl=next(costs, 1.0)))
+    found = fit(str(folder), [picture], ASK, ttft_ms=12.0, pairs=8, encoder="search", out=tmp_path / "out")
+    tried = [(o["encoder"], o["tokens"], o["cost"]["kl"]) for o in found.options]
+    assert [t[0] for t in tried] == [None, "tome:2", "tome:4", "tome:6"] and len(set(asked)) == 4
+    assert tried[0][1] <= 20 < 50 <= tried[1][1] and found.met
+    assert (found.encoder, found.tokens) == ("tome:2", tried[1][1]) and "tome:2" in found.reason
+    read = parse(str(tmp_path / "out"))
+    assert read.encoder == "tome:2"
+    said = answer(str(folder), [picture], ASK, budget=read.budget, encoder=read.encoder, max_new_tokens=1)
+    assert said.tokens[0][0] == found.tokens
+    assert "What the encoder merges" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_search_of_the_encoder_is_for_time(folder: Path, picture: Path):
+    with pytest.raises(InputError, match="--encoder search is for --ttft-ms"):
+        fit(str(folder), [picture], ASK, memory_gb=5.0, encoder="search")
 
 
 def test_all_tokens_where_they_keep(folder: Path, picture: Path):
@@ -133,7 +178,18 @@ def test_limits_refused(folder: Path, picture: Path, limits: dict, told: str):
         fit(str(folder), [picture], ASK, **limits)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"tokens": 1.5}', '{"tokens": null}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"tokens": 1.5}',
+        '{"tokens": null}',
+        '{"tokens": 5, "encoder": 3}',
+        '{"tokens": 5, "method": []}',
+    ],
+)
 def test_damaged_budgets(text: str, tmp_path: Path):
     (tmp_path / "budget.json").write_text(text)
     with pytest.raises(InputError, match=r"budget\.json"):

@@ -36,7 +36,7 @@ def full(width: int, height: int) -> int:
 
 
 def test_an_answer_with_a_budget(folder: Path, pictures: list[Path]):
-    said = answer(str(folder), pictures, "what is in this picture ?", budget=parse("0.3"), max_new_tokens=5)
+    said = answer(str(folder), pictures, "what is in this picture ?", budget=parse("0.3").budget, max_new_tokens=5)
     wanted = [(int(0.3 * full(90, 100)), full(90, 100)), (int(0.3 * full(170, 60)), full(170, 60))]
     assert said.tokens == wanted and 1 <= said.new_tokens <= 5
     assert said.prompt_tokens == sum(stays for stays, _ in wanted) + len(
@@ -46,7 +46,9 @@ def test_an_answer_with_a_budget(folder: Path, pictures: list[Path]):
 
 
 def test_what_stays_is_drawn(folder: Path, pictures: list[Path], tmp_path: Path):
-    said = answer(str(folder), pictures, "what ?", budget=parse("0.3"), max_new_tokens=1, draw=tmp_path / "drawn")
+    said = answer(
+        str(folder), pictures, "what ?", budget=parse("0.3").budget, max_new_tokens=1, draw=tmp_path / "drawn"
+    )
     assert [Path(name).name for name in said.drawn] == ["0-square.png", "1-long.png"]
     for name in said.drawn:
         with Image.open(name) as drawn:
@@ -57,7 +59,7 @@ def test_all_tokens_answer_as_the_plain_model(folder: Path, pictures: list[Path]
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    said = answer(str(folder), pictures[:1], "what is this ?", budget=parse("1.0"), max_new_tokens=6)
+    said = answer(str(folder), pictures[:1], "what is this ?", budget=parse("1.0").budget, max_new_tokens=6)
     processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
     text = "USER : <image> what is this ? ASSISTANT :"
     inputs = processor(images=[Image.open(pictures[0])], text=text, return_tensors="pt")
@@ -69,7 +71,7 @@ def test_all_tokens_answer_as_the_plain_model(folder: Path, pictures: list[Path]
 
 def test_without_a_chat_template(tmp_path: Path, pictures: list[Path]):
     plain = vlms.folder(tmp_path / "plain", chat=False)
-    said = answer(str(plain), pictures, "what is this ?", budget=parse("20"), max_new_tokens=2)
+    said = answer(str(plain), pictures, "what is this ?", budget=parse("20").budget, max_new_tokens=2)
     assert [stays for stays, _ in said.tokens] == [20, 20]
 
 
@@ -96,7 +98,7 @@ def test_the_command(folder: Path, pictures: list[Path]):
     ],
 )
 def test_refused(folder: Path, pictures: list[Path], changed: dict, told: str):
-    asked = {"name": str(folder), "images": pictures, "prompt": "what ?", "budget": parse("0.2"), **changed}
+    asked = {"name": str(folder), "images": pictures, "prompt": "what ?", "budget": parse("0.2").budget, **changed}
     with pytest.raises(InputError) as caught:
         answer(asked.pop("name"), asked.pop("images"), asked.pop("prompt"), **asked)
     assert told in str(caught.value)
@@ -116,7 +118,7 @@ def test_a_folder_that_is_no_such_model(tmp_path: Path, pictures: list[Path]):
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=told):
-            answer(str(tmp_path), pictures, "what ?", budget=parse("0.2"))
+            answer(str(tmp_path), pictures, "what ?", budget=parse("0.2").budget)
 
 
 def test_a_limit_instead_of_a_budget(folder: Path, pictures: list[Path]):
@@ -124,6 +126,6 @@ def test_a_limit_instead_of_a_budget(folder: Path, pictures: list[Path]):
     assert said.tokens == [(full(90, 100),) * 2]
     with pytest.raises(InputError, match="with one token it is"):
         answer(str(folder), pictures[:1], "what ?", memory_gb=1e-6, max_new_tokens=1)
-    for limits in ({}, {"budget": parse("0.2"), "ttft_ms": 5}, {"ttft_ms": 5, "memory_gb": 5}):
+    for limits in ({}, {"budget": parse("0.2").budget, "ttft_ms": 5}, {"ttft_ms": 5, "memory_gb": 5}):
         with pytest.raises(InputError, match=r"one of them|one limit"):
             answer(str(folder), pictures, "what ?", **limits)
