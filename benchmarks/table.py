@@ -9,7 +9,7 @@ from benchmarks.elastic_table import adaptive, knob, latency, serving
 from benchmarks.gate_table import gate
 from benchmarks.markdown import cpu_of, grid, machine, outward
 from benchmarks.reliability_table import reliability
-from benchmarks.vlm_table import vlm_speed
+from benchmarks.vlm_table import vlm_ranking, vlm_speed
 from foveate.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -308,6 +308,8 @@ def render() -> str:
         parts.append(serving(sheet))
     if sheet := read("vlm_speed"):
         parts.append(vlm_speed(sheet))
+    if sheet := read("vlm_ranking"):
+        parts.append(vlm_ranking(sheet))
     return "\n".join(parts)
 
 

@@ -54,21 +54,20 @@ class Photographs:
     """Photographs of two archives by class, decoded when they are asked for."""
 
     def __init__(self, archives: Sequence[Path], split: str) -> None:
-        self.files = [zipfile.ZipFile(path) for path in archives]
-        self.found: dict[str, list[tuple[int, str]]] = {}
-        for n, (archive, folder) in enumerate(zip(self.files, SPLITS[split], strict=True)):
-            for name in sorted(archive.namelist()):
-                parts = name.split("/")
-                if len(parts) == 3 and parts[0] == folder and parts[2]:
-                    label = parts[1].lower().replace(" ", "_")
-                    self.found.setdefault(NAMES.get(label, label), []).append((n, name))
+        self.found: dict[str, list[bytes]] = {}
+        for path, folder in zip(archives, SPLITS[split], strict=True):
+            with zipfile.ZipFile(path) as archive:
+                for name in sorted(archive.namelist()):
+                    parts = name.split("/")
+                    if len(parts) == 3 and parts[0] == folder and parts[2]:
+                        label = parts[1].lower().replace(" ", "_")
+                        self.found.setdefault(NAMES.get(label, label), []).append(archive.read(name))
         if not self.found:
             raise SystemExit(f"no photographs of {split} in {', '.join(map(str, archives))}")
         self.classes = tuple(sorted(self.found))
 
     def one(self, name: str, lot: random.Random) -> Image.Image:
-        archive, file = lot.choice(self.found[name])
-        return Image.open(BytesIO(self.files[archive].read(file))).convert("RGB")
+        return Image.open(BytesIO(lot.choice(self.found[name]))).convert("RGB")
 
 
 def canvas(photographs: Photographs, seed: int, index: int) -> Canvas:
@@ -121,18 +120,31 @@ def _free(
 
 
 def _questions(items: Sequence[Item], classes: Sequence[str], lot: random.Random) -> list[tuple[str, str]]:
-    photos, words = [i for i in items if i.photo], [i for i in items if not i.photo]
     asked = []
-    for place, where in enumerate(PLACES):
-        for kind, found in (("photo", photos), ("word", words)):
+    for kind, known in (("photo", classes), ("word", WORDS)):
+        found = [i for i in items if i.photo == (kind == "photo")]
+        there = [i.name for i in found]
+        others = [name for name in known if name not in there]
+        for place, where in enumerate(PLACES):
             here = [i.name for i in found if i.place == place]
             if here or lot.random() < 0.3:
                 asked.append((f"Which {kind} is {where}?", here[0] if here else "none"))
-    asked += [(f"Where is the {i.name}?", PLACES[i.place]) for i in items]
-    asked.append(("How many photos?", NUMBERS[len(photos)]))
-    there = [i.name for i in photos]
-    for answer in ("yes", "no"):
-        among = there if answer == "yes" else [c for c in classes if c not in there]
-        asked.append((f"Is there a {lot.choice(among)}?", answer))
+        for item in found:
+            asked.append((f"Where is the {kind} {item.name}?", PLACES[item.place]))
+            choice = [item.name, *lot.sample(others, 3)]
+            lot.shuffle(choice)
+            asked.append((f"Which {kind} is there: {', '.join(choice[:3])} or {choice[3]}?", item.name))
+        asked.append((f"How many {kind}s?", NUMBERS[len(found)]))
+        asked += [
+            (f"Is there the {kind} {lot.choice(names)}?", said) for names, said in ((there, "yes"), (others, "no"))
+        ]
     lot.shuffle(asked)
     return asked
+
+
+def kind(question: str) -> str:
+    """What is asked, for a table by kinds."""
+    first, second, *rest = question.split()
+    if first == "Which":
+        return f"{second}, of four" if rest[1] == "there:" else f"{second}, by place"
+    return {"Where": "place", "How": "number", "Is": "yes or no"}[first]

@@ -10,23 +10,26 @@ is not to be favoured by what the model has got used to.
 
 Two fifths of the time go to the tower and the MLP alone: every patch is to come out beside the words that name what it
 shows, among the embeddings of all answers. Then the language model and the MLP learn to answer all questions about a
-canvas in one conversation. Both go by the clock; the learning rate falls with the share of time used. A run goes on
-where it was broken off (--resume). What the canvases are: recipes/vlm_canvases.py. Expected result: not known yet.
+canvas, each as if it stood alone behind the picture. Both go by the clock; the learning rate falls with the share of
+time used. A run goes on where it was broken off (--resume). What the canvases are: recipes/vlm_canvases.py.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.data import DataLoader, IterableDataset
 
 from foveate.budgets import sizes
 from foveate.files import replacing
@@ -111,34 +114,63 @@ def patch_labels(c: Canvas, classes: tuple[str, ...]) -> Tensor:
     return labels.flatten(1)
 
 
-def conversation(processor: Any, c: Canvas, tokens: int) -> tuple[list[int], list[int]]:
-    """Ids and labels of all questions about a canvas: the picture once, losses on answers alone."""
+def encoded(processor: Any, c: Canvas, tokens: int) -> tuple[list[int], list[int], list[int]]:
+    """Ids, labels and the segment of every token: 0 the picture, n the n-th question. Losses on answers alone."""
     tok = processor.tokenizer
-    image = tok.convert_tokens_to_ids(IMAGE)
-    ids, labels = [], []
-    for n, (question, answer) in enumerate(c.questions):
-        before = ("\n" if n == 0 else "") + question + " Answer:"
-        asked = tok("Question: ", add_special_tokens=False)["input_ids"]
-        asked = asked + [image] * (tokens if n == 0 else 0) + tok(before, add_special_tokens=False)["input_ids"]
+    ids = tok("Question: ", add_special_tokens=False)["input_ids"] + [tok.convert_tokens_to_ids(IMAGE)] * tokens
+    labels, segments = [-100] * len(ids), [0] * len(ids)
+    for n, (question, answer) in enumerate(c.questions, 1):
+        asked = tok(f"\n{question} Answer:", add_special_tokens=False)["input_ids"]
         said = tok(f" {answer}\n", add_special_tokens=False)["input_ids"]
         ids += asked + said
         labels += [-100] * len(asked) + said
-    return ids, labels
+        segments += [n] * (len(asked) + len(said))
+    return ids, labels, segments
 
 
 def batch_of(processor: Any, canvases: list[Canvas], pad: int) -> dict[str, Tensor]:
+    """All questions about each canvas behind one picture. Each sees the picture and itself, as if it stood alone."""
     tokens = sizes.anyres((SIDE, SIDE), PINPOINTS, tile=TILE, grid=GRID).tokens
-    rows = [conversation(processor, c, tokens) for c in canvases]
-    length = max(len(ids) for ids, _ in rows)
-    filled = [(ids + [pad] * (length - len(ids)), labels + [-100] * (length - len(ids))) for ids, labels in rows]
+    rows = [encoded(processor, c, tokens) for c in canvases]
+    length = max(len(ids) for ids, _, _ in rows)
+    ids, labels, segments = (
+        torch.tensor([row[n] + [fill] * (length - len(row[n])) for row in rows])
+        for n, fill in enumerate((pad, -100, 0))
+    )
+    real = torch.arange(length) < torch.tensor([len(row[0]) for row in rows])[:, None]
+    place = torch.arange(length)
+    sees = (segments[:, None, :] == 0) | (segments[:, :, None] == segments[:, None, :])
+    sees &= (place[None, :] <= place[:, None]) & real[:, None, :]
+    # Positions go on behind the picture for every question.
+    prefix = int((torch.tensor(rows[0][2]) == 0).sum())
+    first = torch.full((len(rows), int(segments.max()) + 1), length).scatter_reduce(
+        1, segments, place.expand_as(segments), "amin"
+    )
+    position = torch.where(segments == 0, place, prefix + place - first.gather(1, segments))
     values, image_sizes = pixels(processor, canvases)
-    ids = torch.tensor([ids for ids, _ in filled])
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
     return {
-        "pixel_values": values, "image_sizes": image_sizes, "input_ids": ids,
-        "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
-        "labels": torch.tensor([labels for _, labels in filled]),
+        "pixel_values": values, "image_sizes": image_sizes, "input_ids": ids, "attention_mask": sees[:, None],
+        "position_ids": torch.where(real, position, 0), "labels": labels,
     }  # fmt: skip
+
+
+class Made(IterableDataset[Any]):
+    """Batches of canvases from a number on, made in another process while the model learns."""
+
+    def __init__(self, processor: Any, photographs: Photographs, stage: int, size: int, step: int, pad: int) -> None:
+        self.processor, self.photographs, self.stage = processor, photographs, stage
+        self.size, self.step, self.pad = size, step, pad
+        self.answers = ("nothing", *photographs.classes, *WORDS)
+
+    def __iter__(self) -> Iterator[Any]:
+        torch.set_num_threads(1)
+        for step in itertools.count(self.step):
+            made = [canvas(self.photographs, self.stage, step * self.size + n) for n in range(self.size)]
+            if self.stage == 0:
+                values, _ = pixels(self.processor, made)
+                yield values, torch.stack([patch_labels(c, self.answers) for c in made])
+            else:
+                yield batch_of(self.processor, made, self.pad)
 
 
 class Run:
@@ -204,18 +236,19 @@ class Run:
         ends = (FIRST * whole, whole)
         answers = ("nothing", *self.photographs.classes, *WORDS)
         named = self.embeddings(answers)
+        made = self.batches()
         saved = told = time.monotonic()
         while self.used < whole:
             if self.stage == 0 and self.used >= ends[0]:
                 self.prepare(1)
+                made = self.batches()
             began, end = time.monotonic(), ends[self.stage]
             start = 0.0 if self.stage == 0 else ends[0]
             share = min(1.0, (self.used - start) / (end - start))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["first"] * min(1.0, (share + 0.002) / 0.03) * 0.5 * (1 + math.cos(math.pi * share))
-            size = self.a.batch * (4 if self.stage == 0 else 1)
-            made = [canvas(self.photographs, self.stage, self.step * size + n) for n in range(size)]
-            loss = self.align(made, answers, named) if self.stage == 0 else self.answer(made)
+            given = next(made)
+            loss = self.align(given[0], given[1], named) if self.stage == 0 else self.answer(given)
             if not math.isfinite(loss):
                 raise SystemExit(f"the loss is not finite at step {self.step}; {self.kept} is the last good one")
             self.step += 1
@@ -236,22 +269,25 @@ class Run:
         (folder / "trained.json").write_text(json.dumps(record, indent=1) + "\n")
         say(f"written {folder}")
 
+    def batches(self) -> Iterator[Any]:
+        size = self.a.batch * (4 if self.stage == 0 else 1)
+        made = Made(self.processor, self.photographs, self.stage, size, self.step, self.pad)
+        return iter(DataLoader(made, batch_size=None, num_workers=1, prefetch_factor=2))
+
     def embeddings(self, answers: tuple[str, ...]) -> Tensor:
         """A direction for each answer: the mean of its tokens' embeddings, [n D]."""
         table = self.model.get_input_embeddings().weight.detach()
         ids = [self.processor.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in answers]
         return normalize(torch.stack([table[i].mean(0) for i in ids]) - table.mean(0), dim=-1)
 
-    def align(self, made: list[Canvas], answers: tuple[str, ...], named: Tensor) -> float:
-        core = self.model.model
-        values, _ = pixels(self.processor, made)
-        labels = torch.stack([patch_labels(c, answers) for c in made]).flatten().to(self.device)
+    def align(self, values: Tensor, labels: Tensor, named: Tensor) -> float:
+        core, labels = self.model.model, labels.flatten().to(self.device)
         core.vision_tower.train()
         with self.autocast():
             hidden = core.vision_tower(values.flatten(0, 1).to(self.device), output_hidden_states=True).hidden_states
             shown = core.multi_modal_projector(torch.cat([hidden[n] for n in LAYERS], -1)[:, 1:])
         scores = 20 * normalize(shown.float().flatten(0, 1), dim=-1) @ named.T
-        weight = torch.ones(len(answers), device=self.device)
+        weight = torch.ones(len(named), device=self.device)
         weight[0] = 0.1  # most of a canvas is empty
         loss = cross_entropy(scores, labels, weight, ignore_index=-100)
         # as long as embeddings of words are, so that the language model meets nothing new
@@ -259,13 +295,16 @@ class Run:
         loss = loss + 0.1 * (shown.float().norm(dim=-1) / length - 1).square().mean()
         return self.update(loss)
 
-    def answer(self, made: list[Canvas]) -> float:
-        given = {k: v.to(self.device) for k, v in batch_of(self.processor, made, self.pad).items()}
+    def answer(self, made: dict[str, Tensor]) -> float:
+        given = {k: v.to(self.device) for k, v in made.items()}
+        labels = given.pop("labels")[:, 1:]
+        said = labels != -100
         self.model.train()
         self.model.model.vision_tower.eval()
         with self.autocast():
-            loss = self.model(**given).loss
-        return self.update(loss)
+            hidden = self.model.model(**given, use_cache=False).last_hidden_state
+            scores = self.model.lm_head(hidden[:, :-1][said])  # of answers alone: a twentieth of all places
+        return self.update(cross_entropy(scores.float(), labels[said]))
 
     def update(self, loss: Tensor) -> float:
         loss.backward()

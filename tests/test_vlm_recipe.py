@@ -46,18 +46,23 @@ def test_what_is_asked_is_true(archives: list[Path]):
         for item in made.items:
             left, top, right, bottom = item.box
             assert (left // half + 2 * (top // half), right // half + 2 * (bottom // half)) == (item.place,) * 2
-        photos = {i.place: i.name for i in made.items if i.photo}
-        words = {i.place: i.name for i in made.items if not i.photo}
-        for question, answer in made.questions:
-            for place, where in enumerate(vlm_canvases.PLACES):
-                if question == f"Which photo is {where}?":
-                    assert answer == photos.get(place, "none")
-                if question == f"Which word is {where}?":
-                    assert answer == words.get(place, "none")
-            if question == "How many photos?":
-                assert answer == vlm_canvases.NUMBERS[len(photos)]
-            if question.startswith("Is there a "):
-                assert (question[11:-1] in photos.values()) is (answer == "yes")
+        for kind, printed in (("photo", False), ("word", True)):
+            there = {i.place: i.name for i in made.items if i.photo is not printed}
+            for question, answer in made.questions:
+                for place, where in enumerate(vlm_canvases.PLACES):
+                    if question == f"Which {kind} is {where}?":
+                        assert answer == there.get(place, "none")
+                if question == f"How many {kind}s?":
+                    assert answer == vlm_canvases.NUMBERS[len(there)]
+                if (name := question.removeprefix(f"Is there the {kind} ")) != question:
+                    assert (name[:-1] in there.values()) is (answer == "yes")
+                if (name := question.removeprefix(f"Where is the {kind} ")) != question:
+                    assert there[vlm_canvases.PLACES.index(answer)] == name[:-1]
+                if (names := question.removeprefix(f"Which {kind} is there: ")) != question:
+                    choice = names[:-1].replace(" or ", ", ").split(", ")
+                    assert len(choice) == 4 and [name for name in choice if name in there.values()] == [answer]
+        kinds = {vlm_canvases.kind(question) for question, _ in made.questions}
+        assert {"number", "yes or no", "place", "photo, of four", "word, by place"} <= kinds
 
 
 def test_patches_are_named_after_what_they_show(archives: list[Path]):
@@ -75,27 +80,51 @@ def test_patches_are_named_after_what_they_show(archives: list[Path]):
             assert answers[cell] == item.name or cell == -100
 
 
+class Words:
+    """A tokenizer of whole words, which shows what is learnt."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {"<image>": 0}
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return self.known[token]
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [self.known.setdefault(w, len(self.known)) for w in text.split()]}
+
+
+class Processor:
+    def __init__(self) -> None:
+        self.tokenizer = Words()
+
+    def image_processor(self, images: list[Image.Image], return_tensors: str) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.zeros(len(images), 5, 3, 4, 4), "image_sizes": torch.full((len(images), 2), 224)}
+
+
 def test_losses_are_on_answers_alone(archives: list[Path]):
-    """A tokenizer of whole words shows what is learnt: each answer once, and nothing of the questions."""
-
-    class Words:
-        def __init__(self) -> None:
-            self.known: dict[str, int] = {"<image>": 0}
-
-        def convert_tokens_to_ids(self, token: str) -> int:
-            return self.known[token]
-
-        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-            return {"input_ids": [self.known.setdefault(w, len(self.known)) for w in text.split()]}
-
-    class Processor:
-        tokenizer = Words()
-
+    """Each answer once, and nothing of the questions."""
+    processor = Processor()
     made = vlm_canvases.canvas(vlm_canvases.Photographs(archives, "train"), 0, 3)
-    ids, labels = vlm_small.conversation(Processor(), made, 11)
-    names = {n: word for word, n in Processor.tokenizer.known.items()}
-    assert ids.count(0) == 11 and len(ids) == len(labels)
+    ids, labels, segments = vlm_small.encoded(processor, made, 11)
+    names = {n: word for word, n in processor.tokenizer.known.items()}
+    assert ids.count(0) == 11 and len(ids) == len(labels) == len(segments)
     learnt = " ".join(names[n] for n in labels if n >= 0)
     assert learnt == " ".join(answer for _, answer in made.questions)
     assert all(label in (-100, i) for i, label in zip(ids, labels, strict=True))
-    assert torch.tensor(ids).min() >= 0
+
+
+def test_a_question_sees_the_picture_and_itself(archives: list[Path]):
+    """Answers of other questions about a canvas would give it away."""
+    processor = Processor()
+    photographs = vlm_canvases.Photographs(archives, "train")
+    made = [vlm_canvases.canvas(photographs, 0, n) for n in (3, 4)]
+    batch = vlm_small.batch_of(processor, made, pad=0)
+    rows = [vlm_small.encoded(processor, c, 259) for c in made]
+    for n, (ids, _, segments) in enumerate(rows):
+        assert batch["input_ids"][n, : len(ids)].tolist() == ids
+        prefix = segments.count(0)
+        for q in (1, segments[-1]):
+            mine = [i for i, s in enumerate(segments) if s == q]
+            sees = batch["attention_mask"][n, 0, mine[-1]].nonzero().flatten().tolist()
+            assert sees == [*range(prefix), *mine]
+            assert batch["position_ids"][n, mine].tolist() == list(range(prefix, prefix + len(mine)))
