@@ -1,6 +1,6 @@
 """A model of ours for lmms-eval, so that its tasks are run with a token budget.
 
-    pip install 'foveate[vlm]' lmms-eval
+    pip install 'foveate[vlm]' lmms-eval 'filelock<4'
     lmms-eval --model foveate --tasks textvqa_val --model_args pretrained=FOLDER,budget=0.2,device=cuda,precision=bf16
 
 lmms-eval (tried: 0.7.3) finds it by an entry point. Questions are asked one at a time; how many tokens of the pictures

@@ -198,9 +198,9 @@ def judged(case: "Case", limit: "Limit", encoder: str | None, pairs: int, progre
     options = [fitting.option(case, which, fitting.hooks(case, which), limit, limit.value, tell) for which in wanted]
     option = fitting.chosen(options)
     if option is None:
-        last = options[-1]
-        why = f"no budget of tokens keeps within {limit}: with one token a picture it is {last.seen[1]:.4g}"
-        return Verdict(last, options, None, False, last.seen.get(1), why + _merging(last))
+        least = min(options, key=lambda o: o.seen[1])
+        why = f"no budget of tokens keeps within {limit}: with one token a picture it is {least.seen[1]:.4g}"
+        return Verdict(least, options, None, False, least.seen.get(1), why + _merging(least))
     for attempt in range(1, ATTEMPTS + 1):
         assert option.tokens is not None
         value = option.seen.get(option.tokens)

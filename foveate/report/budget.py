@@ -39,7 +39,7 @@ def write_budget_report(found: Mapping[str, Any], drawn: Sequence[Path], path: P
     speed = found["speedup"]
     page = render(
         "budget.html.j2",
-        title=f"a token budget for {Path(found['model']).name}",
+        title=f"Token budget for {Path(found['model']).name}",
         version=__version__,
         big=None if not speed or found["tokens"] is None else fixed(speed["value"], 2, limits=(1.0,)),
         tail=headline(found),
@@ -214,7 +214,7 @@ def options(found: Mapping[str, Any]) -> Table | None:
     table = Table("What the encoder merges", ["encoder", "tokens within the limit", "KL, nats", "same, %"])
     table.numeric = (1, 2, 3)
     for option in found["options"]:
-        if option["encoder"] == found["encoder"]:
+        if option["encoder"] == found["encoder"] and found["tokens"] is not None:
             table.marked.add(len(table.rows))
         c = option["cost"]
         table.rows.append([
