@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from foveate.budgets.count import Budget
@@ -145,7 +146,7 @@ def fit(
     peaks = {which: gb for which, run in runs.items() if (gb := fitting.peak(case, *run)) is not None}
     split = {which: fitting.split(case, *run) for which, run in runs.items()}
     first = (
-        {"all": first_token_ms(model, asked, case.most, family=case.plain)}
+        {"all": median(first_token_ms(model, asked, case.most, family=case.plain) for _ in range(3))}
         if proof is None
         else {"all": proof.all_ms, "kept": proof.kept_ms}
     )
@@ -195,7 +196,11 @@ def judged(case: "Case", limit: "Limit", encoder: str | None, pairs: int, progre
         share += (0.6 - share) / (12 * len(wanted))
         progress(stage, share, text)
 
-    options = [fitting.option(case, which, fitting.hooks(case, which), limit, limit.value, tell) for which in wanted]
+    options: list[Option] = []
+    for which in wanted:
+        options.append(fitting.option(case, which, fitting.hooks(case, which), limit, limit.value, tell))
+        if which is None and options[-1].tokens == case.most:
+            break  # nothing costs less than nothing
     option = fitting.chosen(options)
     if option is None:
         least = min(options, key=lambda o: o.seen[1])

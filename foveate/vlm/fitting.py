@@ -81,13 +81,9 @@ class Point:
 
 
 def case_of(model: Any, inputs: Mapping[str, Any]) -> Case:
-    """What every stage needs. Runs the model once, with all tokens."""
-    applied, plain = applied_to(model), family_of(model)
-    was, applied.family = applied.family, plain
-    try:
-        return Case(model, inputs, applied, plain, plain.tilings(inputs), reference(model, inputs))
-    finally:
-        applied.family = was
+    """What every stage needs, of a model whose encoder is whole. Runs it once, with all tokens."""
+    applied = applied_to(model)
+    return Case(model, inputs, applied, applied.family, applied.family.tilings(inputs), reference(model, inputs))
 
 
 def encoders(case: Case, asked: str | None) -> list[str | None]:
