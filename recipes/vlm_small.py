@@ -9,7 +9,8 @@ SmolLM2-135M-Instruct (a folder, see the data's README), between them an MLP. No
 is not to be favoured by what the model has got used to.
 
 Two fifths of the time go to the tower and the MLP alone: every patch is to come out beside the words that name what it
-shows, among the embeddings of all answers. Then the language model and the MLP learn to answer all questions about a
+shows, among the embeddings of all answers, and the CLS token beside all that its tile shows, as CLIP's knows its
+picture: methods read its attention. Then the language model and the MLP learn to answer all questions about a
 canvas, each as if it stood alone behind the picture. Both go by the clock; the learning rate falls with the share of
 time used. A run goes on where it was broken off (--resume). What the canvases are: recipes/vlm_canvases.py.
 """
@@ -235,7 +236,7 @@ class Run:
         whole = self.a.minutes * 60
         ends = (FIRST * whole, whole)
         answers = ("nothing", *self.photographs.classes, *WORDS)
-        named = self.embeddings(answers)
+        named = self.embeddings(answers).to(self.device)
         made = self.batches()
         saved = told = time.monotonic()
         while self.used < whole:
@@ -281,15 +282,18 @@ class Run:
         return normalize(torch.stack([table[i].mean(0) for i in ids]) - table.mean(0), dim=-1)
 
     def align(self, values: Tensor, labels: Tensor, named: Tensor) -> float:
-        core, labels = self.model.model, labels.flatten().to(self.device)
+        core, labels = self.model.model, labels.flatten(0, 1).to(self.device)  # [tiles 49]
         core.vision_tower.train()
         with self.autocast():
             hidden = core.vision_tower(values.flatten(0, 1).to(self.device), output_hidden_states=True).hidden_states
-            shown = core.multi_modal_projector(torch.cat([hidden[n] for n in LAYERS], -1)[:, 1:])
-        scores = 20 * normalize(shown.float().flatten(0, 1), dim=-1) @ named.T
+            shown = core.multi_modal_projector(torch.cat([hidden[n] for n in LAYERS], -1))
+        scores = 20 * normalize(shown.float(), dim=-1) @ named.T  # [tiles 50 names]
         weight = torch.ones(len(named), device=self.device)
         weight[0] = 0.1  # most of a canvas is empty
-        loss = cross_entropy(scores, labels, weight, ignore_index=-100)
+        loss = cross_entropy(scores[:, 1:].flatten(0, 1), labels.flatten(), weight, ignore_index=-100)
+        there = torch.zeros(len(labels), len(named), device=self.device).scatter_(1, labels.clamp(min=0), 1.0)
+        there[:, 0] = there[:, 1:].sum(1) == 0
+        loss = loss + 0.5 * cross_entropy(scores[:, 0], there / there.sum(1, keepdim=True))
         # as long as embeddings of words are, so that the language model meets nothing new
         length = self.model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
         loss = loss + 0.1 * (shown.float().norm(dim=-1) / length - 1).square().mean()
