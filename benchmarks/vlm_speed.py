@@ -183,7 +183,7 @@ def limits(model: Any, asked: dict[str, Any], sheet: Sheet) -> None:
             measure: Callable[[int, int], list[float]] = lambda n, times: [
                 first_token_ms(model, asked, n) for _ in range(times)
             ]
-            found = within_limit(measure, limit, tiling.tokens, repeats=3)
+            found = within_limit(measure, limit, tiling.tokens)
             assert found.tokens is not None
             again = [first_token_ms(model, asked, found.tokens) for _ in range(11)]
             return {

@@ -1,17 +1,22 @@
 """The most tokens that keep within a limit, in milliseconds or bytes, found by measuring. How to measure is given.
 
 A time or a peak grows with the tokens, as a staircase and with noise. So the search brackets the limit, moves in by
-straight lines between what was measured, and ends with a count that was itself measured within.
+straight lines between what was measured, and ends with a count that was itself measured within. Near the limit a
+median alone says little: of counts tried there, the lucky ones would be taken. So one is believed when the upper end
+of its median's interval is within.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import median
 from typing import Literal
 
 from foveate.errors import InputError
 
 NEAR = 0.05  # below the limit by less than this share is near enough, if one more token would not do
+CLOSE = 0.1  # a count whose median is within this share of the limit is measured three times as often
+LEVEL = 0.9
 MOST_COUNTS = 14
 
 
@@ -58,6 +63,20 @@ class Found:
     seen: dict[int, float]
 
 
+def upper_median(values: Sequence[float], level: float = LEVEL) -> float:
+    """The smallest of the values that lies above the median they are drawn from with a chance of `level`.
+
+    Whatever their distribution is: half of it lies below the median, so the number of values there is binomial. The
+    largest where so few values cannot say it.
+    """
+    n, below = len(values), 0.0
+    for k, value in enumerate(sorted(values), 1):
+        below += comb(n, k - 1) / 2**n  # P(at most k - 1 values lie below the median)
+        if below >= level:
+            return value
+    return max(values)
+
+
 def within_limit(
     measure: Callable[[int, int], list[float]],
     limit: float,
@@ -71,7 +90,7 @@ def within_limit(
     Args:
         measure: (tokens, repeats) -> as many values.
         limit: in the unit of what is measured.
-        repeats: values a count; a count near the limit is asked for three times as many before it is believed.
+        repeats: values a count; one near the limit gets three times as many, and is believed by `upper_median`.
         tell: hears of every count and its median.
 
     Raises:
@@ -91,8 +110,9 @@ def within_limit(
 
     def believed(tokens: int) -> bool:
         found = value(tokens)
-        if abs(found - limit) < 0.1 * limit:
-            found = value(tokens, 3 * repeats)
+        if abs(found - limit) < CLOSE * limit:
+            value(tokens, 3 * repeats)
+            found = upper_median(seen[tokens])
         return found <= limit
 
     def result(tokens: int | None) -> Found:
@@ -107,7 +127,7 @@ def within_limit(
         below, above = median(seen[low]), median(seen[high])
         if below >= (1 - NEAR) * limit and high - low <= max(1, low // 50):
             break
-        share = (0.98 * limit - below) / (above - below) if above > below else 0.5
+        share = (0.97 * limit - below) / (above - below) if above > below else 0.5
         middle = low + round(min(0.95, max(0.05, share)) * (high - low))
         middle = min(high - 1, max(low + 1, middle))
         if believed(middle):
