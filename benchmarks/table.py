@@ -9,7 +9,7 @@ from benchmarks.elastic_table import adaptive, knob, latency, serving
 from benchmarks.gate_table import gate
 from benchmarks.markdown import cpu_of, grid, machine, outward
 from benchmarks.reliability_table import reliability
-from benchmarks.vlm_table import vlm_ranking, vlm_speed
+from benchmarks.vlm_table import hf_fits, vlm_ranking, vlm_speed
 from foveate.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -310,6 +310,8 @@ def render() -> str:
         parts.append(vlm_speed(sheet))
     if sheet := read("vlm_ranking"):
         parts.append(vlm_ranking(sheet))
+    if sheet := read("hf_fits"):
+        parts.append(hf_fits(sheet))
     return "\n".join(parts)
 
 
