@@ -3,7 +3,8 @@
 MODEL is the folder that `recipes/vlm_small.py` wrote. Canvases of the test split, all questions about each, answered
 greedily, each question alone behind the picture. Every row has what the model gets right, how many answers are those
 of all tokens, and KL(all tokens || kept) of the distribution of the answer's first token. Beside the methods stand all
-tokens, a blank sheet in the canvas's place, and the whole view alone.
+tokens, a blank sheet in the canvas's place, and the whole view alone. Ours and its rivals meet once more on as many
+canvases as tell them apart (--contest), at 5 and 10 %.
 """
 
 import argparse
@@ -31,6 +32,8 @@ SEED = 10  # of the canvases; training has other numbers, and other photographs
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 LONGEST = 6  # tokens of an answer
 WHOLE = 49  # tokens of the whole view
+OURS, RIVALS = "hired-diverse", ("random", "uniform", "hired", "visionzip")
+CONTEST = (0.05, 0.1)
 
 
 class WholeView(BudgetMethod):
@@ -119,6 +122,7 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("model", type=Path)
     args.add_argument("--canvases", type=int, default=60)
+    args.add_argument("--contest", type=int, default=240, help="canvases on which ours meets its rivals")
     args.add_argument("--precision", default="bf16")
     args.add_argument("--method", action="append", choices=sorted(BUDGETS))
     args.add_argument("--first", action="store_true", help="all tokens, a blank sheet and the whole view, no method")
@@ -148,6 +152,16 @@ def main() -> None:
     sheet.row("blank sheet", lambda: judged(made, asked_of(asker, made, *everything, blank=True), reference))
     for name, (method, budget) in conditions(a.method or sorted(BUDGETS)).items():
         sheet.row(name, lambda m=method, b=budget: judged(made, asked_of(asker, made, m, b), reference))
+    if a.contest:
+        more = [canvas(photographs, SEED, n) for n in range(a.contest)]
+        reference += asked_of(asker, more[len(made) :], *everything)
+        for share in CONTEST:
+            for name in (OURS, *RIVALS):
+                method, budget = BUDGETS[name](), Budget(ratio=share)
+                sheet.row(
+                    f"contest {name} {share:g}",
+                    lambda m=method, b=budget: judged(more, asked_of(asker, more, m, b), reference[: len(more)]),
+                )
 
 
 def asked_of(
