@@ -8,6 +8,7 @@ answer.
 Canvases follow from (split, seed, index) alone. Photographs of the test split are never seen in training.
 """
 
+import csv
 import random
 import zipfile
 from collections.abc import Sequence
@@ -57,17 +58,26 @@ class Photographs:
         self.found: dict[str, list[bytes]] = {}
         for path, folder in zip(archives, SPLITS[split], strict=True):
             with zipfile.ZipFile(path) as archive:
+                listed = "classes.csv" in archive.namelist()
+                called = _called(archive.read("classes.csv").decode()) if listed else {}
                 for name in sorted(archive.namelist()):
                     parts = name.split("/")
                     if len(parts) == 3 and parts[0] == folder and parts[2]:
-                        label = parts[1].lower().replace(" ", "_")
+                        label = called.get(parts[1], parts[1]).lower().replace(" ", "_")
                         self.found.setdefault(NAMES.get(label, label), []).append(archive.read(name))
         if not self.found:
             raise SystemExit(f"no photographs of {split} in {', '.join(map(str, archives))}")
         self.classes = tuple(sorted(self.found))
+        if odd := [name for name in self.classes if not name.isalpha()]:
+            raise SystemExit(f"classes {', '.join(odd)} are no words that a model could answer with")
 
     def one(self, name: str, lot: random.Random) -> Image.Image:
         return Image.open(BytesIO(lot.choice(self.found[name]))).convert("RGB")
+
+
+def _called(table: str) -> dict[str, str]:
+    """Folders that are WordNet ids, and what they hold: of imagenette's classes.csv."""
+    return {row["wnid"]: row["name"] for row in csv.DictReader(table.splitlines())}
 
 
 def canvas(photographs: Photographs, seed: int, index: int) -> Canvas:

@@ -16,16 +16,19 @@ CLASSES = ("tench", "church", "golf_ball"), ("dress", "hat", "t-shirt")
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two archives laid out as the real ones, a colour a class."""
+    """Two archives laid out as the real ones, a colour a class: WordNet ids with a table of names, and names."""
     made = []
     for n, (names, folders) in enumerate(zip(CLASSES, (("train", "val"), ("train", "test")), strict=True)):
         path = tmp_path_factory.mktemp("data") / f"{n}.zip"
+        ids = {name: f"n{k:08}" for k, name in enumerate(names)} if n == 0 else {}
         with zipfile.ZipFile(path, "w") as archive:
+            if ids:
+                archive.writestr("classes.csv", "wnid,name\n" + "".join(f"{i},{name}\n" for name, i in ids.items()))
             for folder in folders:
                 for k, name in enumerate(names):
                     file = BytesIO()
                     Image.new("RGB", (40, 30), (80 * k, 100 + 50 * n, 200)).save(file, "PNG")
-                    archive.writestr(f"{folder}/{name}/0.png", file.getvalue())
+                    archive.writestr(f"{folder}/{ids.get(name, name)}/0.png", file.getvalue())
         made.append(path)
     return made
 
@@ -36,6 +39,16 @@ def test_a_canvas_follows_from_its_number(archives: list[Path]):
     one, again, other = (vlm_canvases.canvas(photographs, 0, n) for n in (5, 5, 6))
     assert one.image.tobytes() == again.image.tobytes() and one.questions == again.questions
     assert one.image.tobytes() != other.image.tobytes()
+
+
+def test_classes_are_words(archives: list[Path], tmp_path: Path):
+    """An id for a name is an answer that nobody would give, and that hardly differs from another."""
+    with zipfile.ZipFile(archives[0]) as given, zipfile.ZipFile(tmp_path / "0.zip", "w") as bare:
+        for name in given.namelist():
+            if name != "classes.csv":
+                bare.writestr(name, given.read(name))
+    with pytest.raises(SystemExit, match="n00000000, n00000001, n00000002 are no words"):
+        vlm_canvases.Photographs([tmp_path / "0.zip", archives[1]], "train")
 
 
 def test_what_is_asked_is_true(archives: list[Path]):
