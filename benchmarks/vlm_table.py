@@ -21,9 +21,7 @@ def bounds(values: np.ndarray) -> tuple[float, float]:
 
 def vlm_ranking(sheet: dict[str, Any]) -> str:
     about, rows = sheet["about"], sheet["rows"]
-    budgeted = [
-        key for key in rows if not key.startswith("contest ") and key.rpartition(" ")[2].replace(".", "").isdigit()
-    ]
+    budgeted = [key for key in rows if key.rpartition(" ")[2].replace(".", "").isdigit()]
     names = list(dict.fromkeys(key.rpartition(" ")[0] for key in budgeted))
     shares = sorted({float(key.rpartition(" ")[2]) for key in budgeted})
     chance = {key: resampled(row["right"], row["asked"]) for key, row in rows.items()}
@@ -46,26 +44,16 @@ def vlm_ranking(sheet: dict[str, Any]) -> str:
         [key, f"{rows[key]['tokens']:.0f}", accuracy(key), *(f"{rows[key]['kinds'][k]:.0%}" for k in kinds)]
         for key in beside if key in rows
     ]  # fmt: skip
-    against, met = [], next((row for key, row in rows.items() if key.startswith("contest ")), None)
+    against = []
     for share in CONTEST:
-        ours = f"contest {OURS} {share:g}"
-        for name in RIVALS:
-            if ours in rows and (key := f"contest {name} {share:g}") in rows:
+        ours = f"{OURS} {share:g}"
+        for name in (*RIVALS, "hired, positions kept"):
+            if ours in rows and (key := f"{name} {share:g}") in rows:
                 low, high = bounds(100 * (chance[ours] - chance[key]))
                 value = 100 * (rows[ours]["accuracy"] - rows[key]["accuracy"])
-                against.append([
-                    f"{share:.0%}", f"`{name}`", f"{rows[ours]['accuracy']:.1%}", f"{rows[key]['accuracy']:.1%}",
-                    f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
-                ])  # fmt: skip
+                against.append([f"{share:.0%}", f"`{name}`", f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"])
     trained = about.get("trained", {})
     spent = f"trained for {trained['minutes']:g} minutes on {trained['device']}" if trained else "trained by the recipe"
-    beaten = ""
-    if met is not None:
-        beaten = (
-            f"\n`{OURS}` and its rivals on {len(met['asked'])} canvases, {met['questions']:,} questions, and the\n"
-            "difference in points, canvases resampled in pairs:\n\n"
-            + grid(["tokens", "rival", f"`{OURS}`", "its own", "difference"], against)
-        )  # fmt: skip
     columns = [f"{share:.0%}" for share in shares]
     return (
         "## Token budgets ranked\n\n"
@@ -76,7 +64,8 @@ def vlm_ranking(sheet: dict[str, Any]) -> str:
         + "\nRight, by the share of tokens kept, newlines included:\n\n" + grid(["", *columns], table)
         + "\nAnswers that are those of all tokens, and KL divergence of the first token's distribution, in nats:\n\n"
         + grid(["", *columns], same)
-        + beaten + "\n" + machine(sheet)
+        + f"\n`{OURS}` less another, in points, canvases resampled in pairs:\n\n"
+        + grid(["tokens", "less", "points"], against) + "\n" + machine(sheet)
     )  # fmt: skip
 
 
