@@ -2,7 +2,8 @@
 
 Attention alone keeps neighbours that say the same; diversity alone keeps what is odd, attended to or not. A cell's
 score here is its attention times how unlike it is to every cell of its part that is attended to more: one product of
-matrices, no loop over tokens, so that it costs as much on a GPU as it should.
+matrices, no loop over tokens, so that it costs as much on a GPU as it should. What stays keeps the position that it
+had: where something is on a picture is told by nothing else once rows have gaps.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from foveate.budgets.count import Newlines
 class Diverse(Allocator):
     needs = frozenset({"early", "late", "features"})
     published = False  # ours
+    positions = "original"
 
     def __init__(
         self, *, alpha: float = 0.5, newlines: Newlines | None = None, positions: Positions | None = None
