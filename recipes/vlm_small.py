@@ -75,10 +75,13 @@ def build(language: Path) -> tuple[Any, Any]:
     )  # fmt: skip
     torch.manual_seed(0)
     model: Any = hf.LlavaNextForConditionalGeneration(config)
-    model.model.vision_tower = tower
+    # the host's own tower has a pooler that nothing reads; without it the folder would not be complete
+    left = model.model.vision_tower.load_state_dict(tower.state_dict(), strict=False)
+    assert not left.unexpected_keys and all(key.startswith("pooler.") for key in left.missing_keys), left
     model.model.language_model.load_state_dict(words.model.state_dict())
     model.tie_weights()
     model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    model.generation_config.eos_token_id = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]  # ends an answer
     processor = hf.LlavaNextProcessor(
         image_processor=hf.LlavaNextImageProcessorPil(
             size={"shortest_edge": TILE}, crop_size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS,
