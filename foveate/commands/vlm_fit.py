@@ -216,7 +216,9 @@ def judged(case: "Case", limit: "Limit", encoder: str | None, pairs: int, progre
         proof = fitting.prove(case, option, pairs, claims=ATTEMPTS)
         value = proof.kept_ms if limit.unit == "ttft_ms" else value
         kept = f"{option.tokens} of {case.most} tokens{_merging(option)}"
-        why = f"{kept} keep within {limit}; the first token comes {proof.speedup} sooner"
+        ratio = proof.speedup
+        sooner = f"{ratio.value:.3f} times sooner, {100 * ratio.level:g} % interval {ratio.low:.3f} to {ratio.high:.3f}"
+        why = f"{kept} keep within {limit}; the first token comes {sooner}"
         if not proof.speedup.faster:
             return Verdict(option, options, proof, False, value, f"not proven faster than all tokens: {why}")
         if value is not None and value <= limit.value:

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from foveate.budgets.tiling import Tiling
 
-FADED = 0.82  # how far what is dropped goes towards white
+FADED, VEIL = 0.75, (150, 160, 160)  # how far what is dropped goes towards a grey, which shows on white paper too
 GAP = 12
 TILE = (214, 39, 40)
 
@@ -54,7 +54,7 @@ def _panel(
     for (row, column), kept in stays.items():
         if kept:
             mask.putpixel((column, row), 255)
-    faded = Image.blend(sharp, Image.new("RGB", sharp.size, "white"), FADED)
+    faded = Image.blend(sharp, Image.new("RGB", sharp.size, VEIL), FADED)
     drawn = Image.composite(sharp, faded, mask.resize(sharp.size, Image.Resampling.NEAREST))
     lines = ImageDraw.Draw(drawn)
     for row in rows:
