@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.budgets import write_budget_page
 from support.reports import compare_results, write_folder, write_masks_page
 
 from foveate.report import write_comparison, write_report
@@ -46,6 +47,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "dense": write_report(write_folder(root / "dense", faster=False, labels=False)),
         "compare": write_comparison(compare_results(), root / "compare.html", title="Methods compared"),
         "masks": write_masks_page(root / "masks.html"),
+        "budget": write_budget_page(root / "budget" / "report.html"),
     }
 
 
@@ -111,6 +113,7 @@ return [...document.querySelectorAll('[data-figure]')].map((f) => {
 
 
 FIT = {"curve", "points", "tried"}
+BUDGET = {"times", "search", "losses"}
 
 
 def also(*page):
@@ -128,6 +131,7 @@ def also(*page):
         ("pictures", FIT, 390, "dark"), also("pictures", FIT, 1440, "light"),
         ("compare", {"methods"}, 390, "light"), ("compare", {"methods"}, 1440, "dark"),
         ("masks", set(), 390, "dark"), also("masks", set(), 1440, "light"),
+        ("budget", BUDGET, 390, "dark"), ("budget", BUDGET, 1100, "light"),
     ],
 )  # fmt: skip
 def test_a_page_looks_right(browser, pages, name, plots, width, theme):
@@ -149,7 +153,7 @@ def test_a_page_looks_right(browser, pages, name, plots, width, theme):
     drawn = run(PLOTS)
     assert {row[0] for row in drawn} == plots
     for _, wide, high, marks, traces in drawn:
-        assert wide > 0.7 * min(width, 800) and high >= 300 and marks >= 5 and traces >= 2
+        assert wide > 0.7 * min(width, 800) and high >= 300 and marks >= 5 and traces >= (1 if plots is BUDGET else 2)
 
 
 def test_the_contrast_check_can_fail(browser, pages):
