@@ -20,6 +20,7 @@ from torch import Tensor
 
 import foveate.vlm
 from benchmarks.common import Sheet, say
+from benchmarks.vlm_table import OURS
 from foveate.budgets import Budget
 from foveate.budgets._base import BudgetMethod, Sight, cells_of
 from foveate.budgets.registered import BUDGETS
@@ -33,8 +34,6 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 LONGEST = 6  # tokens of an answer
 END = 0  # any token, in the place of the one that is asked for
 WHOLE = 49  # tokens of the whole view
-OURS, RIVALS = "hired-diverse", ("random", "uniform", "hired", "visionzip")
-CONTEST = (0.05, 0.1)
 
 
 class WholeView(BudgetMethod):
@@ -127,7 +126,7 @@ class Asker:
         return out.logits[0].float().log_softmax(-1), len(reduced.kept[0].rows)
 
     def answers(self, c: Canvas, image: Image.Image) -> list[tuple[int, ...]]:
-        """What all tokens answer, greedily: known answers are tried first, so that few are asked word by word."""
+        """What all tokens answer, greedily: a further word of every answer in each pass."""
         said: list[tuple[int, ...]] = [()] * len(c.questions)
         for _ in range(LONGEST):
             asked = self.questions(c, image, [(*row, END) for row in said])

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.markdown import grid, machine, outward
-from benchmarks.vlm_ranking import CONTEST, OURS, RIVALS
+
+OURS, RIVALS = "hired-diverse", ("random", "uniform", "hired", "visionzip")
+CONTEST = (0.05, 0.1)  # shares of the tokens at which they meet
 
 
 def resampled(right: list[int], asked: list[int], seed: int = 0) -> np.ndarray:

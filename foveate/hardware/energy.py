@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from foveate.errors import InputError, one_of
+from foveate.hardware.accelerator import ADDITION, PRODUCT
 from foveate.hardware.device import ROOT, board
 from foveate.target import Target
 
 # pJ of a multiplication and an addition; of a 32-bit word from DRAM (1.3 to 2.6 nJ for 64 bits: the lower end).
-MAC_PJ = {"fp32": 3.7 + 0.9, "fp16": 1.1 + 0.4, "bf16": 1.1 + 0.4, "int8": 0.2 + 0.03}
+MAC_PJ = {
+    name: PRODUCT[bits] + ADDITION[bits] for name, bits in {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}.items()
+}
 DRAM_PJ_PER_BYTE = 1300 / 8
 
 
