@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.common import Sheet, data_folder, say
 from foveate.files import read_text
-from foveate.loading.convert_hf import to_vit
+from foveate.loading.convert import renamed
+from foveate.loading.convert_hf import RULES, to_vit
 from foveate.loading.load import Loaded, load
 
 NAME = "vit_tiny_patch16_224"
@@ -45,8 +46,8 @@ def classifier(folder: Path) -> None:
 def tower(folder: Path) -> None:
     import transformers as hf
 
-    vit: Any = to_vit(source().model)
-    config = vit.config
+    given = source().model
+    config: Any = to_vit(given).config
     torch.manual_seed(0)
     model = hf.SiglipVisionModel(
         hf.SiglipVisionConfig(
@@ -56,22 +57,16 @@ def tower(folder: Path) -> None:
             hidden_act="gelu",
         )
     )  # fmt: skip
-    rows = source().model.state_dict()
-    found = {}
+    rows, found = given.state_dict(), {}
     for key, drawn in model.state_dict().items():
-        # what SigLIP calls them, as timm does
-        name = key.replace("vision_model.", "").replace("encoder.layers.", "blocks.")
-        name = name.replace("self_attn.out_proj", "attn.proj").replace("layer_norm", "norm")
-        name = name.replace("embeddings.patch_embedding", "patch_embed.proj").replace("post_layernorm", "norm")
-        parts = {f"self_attn.{part}_proj": n for n, part in enumerate("qkv")}
-        part = next((n for text, n in parts.items() if text in name), None)
+        name = next(iter(renamed({key: drawn}, RULES)))  # as timm calls it
+        part = next((n for n, letter in enumerate("qkv") if f".{letter}_proj." in name), None)
         if name.startswith("head."):
-            found[key] = averaging(name, drawn)
-        elif name == "embeddings.position_embedding.weight":
-            found[key] = rows["pos_embed"][0, 1:]
+            found[key] = averaging(key.rpartition("head.")[2], drawn)
+        elif name == "pos_embed":
+            found[key] = rows[name][0, 1:]  # without the class token's
         elif part is not None:
-            packed = rows[name.replace(f"self_attn.{'qkv'[part]}_proj", "attn.qkv")]
-            found[key] = packed.chunk(3)[part]
+            found[key] = rows[name.replace(f"{'qkv'[part]}_proj", "qkv")].chunk(3)[part]
         else:
             found[key] = rows[name]
     model.load_state_dict(found)
@@ -81,11 +76,11 @@ def tower(folder: Path) -> None:
 def averaging(name: str, drawn: torch.Tensor) -> torch.Tensor:
     """SigLIP's head as a mean: all tokens asked alike, values passed on, nothing added by the MLP."""
     width = drawn.shape[-1]
-    if name == "head.attention.in_proj_weight":
+    if name == "attention.in_proj_weight":
         return torch.cat([torch.zeros(2 * width, width), torch.eye(width)])
-    if name == "head.attention.out_proj.weight":
+    if name == "attention.out_proj.weight":
         return torch.eye(width)
-    return drawn if name.startswith(("head.layernorm", "head.mlp.fc1")) else torch.zeros_like(drawn)
+    return drawn if name.startswith(("layernorm", "mlp.fc1")) else torch.zeros_like(drawn)
 
 
 def write(model: Any, folder: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from benchmarks.elastic_table import adaptive, knob, latency, serving
 from benchmarks.gate_table import gate
+from benchmarks.hf_table import hf_fits
 from benchmarks.markdown import cpu_of, grid, machine, outward
 from benchmarks.reliability_table import reliability
-from benchmarks.vlm_table import hf_fits, vlm_ranking, vlm_speed
+from benchmarks.vlm_table import vlm_ranking, vlm_speed
 from foveate.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,10 +1,10 @@
-"""The tables of token budgets for models that see, and of fits of Hugging Face's encoders."""
+"""The tables of token budgets for models that see."""
 
 from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import grid, machine, outward
+from benchmarks.markdown import grid, machine
 
 OURS, RIVALS = "hired-diverse", ("random", "uniform", "hired", "visionzip")
 CONTEST = (0.05, 0.1)  # shares of the tokens at which they meet
@@ -110,29 +110,4 @@ def vlm_speed(sheet: dict[str, Any]) -> str:
         + reduced
         + "\nA limit in milliseconds, the tokens that `--ttft-ms` finds for it, and the median of 11 new runs:\n\n"
         + grid(["limit, ms", "tokens", "median, ms", "of the limit", "counts tried"], limits) + "\n" + machine(sheet)
-    )  # fmt: skip
-
-
-def hf_fits(sheet: dict[str, Any]) -> str:
-    table = []
-    for kind, row in sheet["rows"].items():
-        speed, cost = row["speedup"], row["cost"]
-        base = next((r for r in row["ladder"] or () if r["role"] == "any"), None)
-        beside = "-" if base is None else f"{base['runtime']} {base['precision']}"
-        if speed is None:
-            faster = "nothing faster"
-        else:
-            low, high = outward(speed["low"], speed["high"])
-            faster = f"**{speed['value']:.3f}** [{low:.3f}, {high:.3f}]"
-        lost = "-" if cost is None else (
-            f"{cost['value']:+.2f} [{cost['low']:+.2f}, {cost['high']:+.2f}], {cost['n']}"
-        )  # fmt: skip
-        table.append([f"`{kind}`", row["photographs"], beside, faster, lost, f"{row['seconds'] / 60:.0f}"])
-    return (
-        "## Fits of Hugging Face's encoders\n\n"
-        "`foveate fit FOLDER` on folders of transformers', made from the real ViT-Tiny (`benchmarks/hf_fits.py`): the\n"
-        "classifier, and its blocks without a class token in SigLIP's form, an embedding whose pooling head averages.\n"
-        "Speed over the fastest dense build that keeps the budget, 99 % interval; points of top-1, or of kNN\n"
-        "accuracy, lost on photographs that no search has seen, with a 95 % interval and their number.\n\n"
-        + grid(["", "photographs", "against", "faster", "points lost", "minutes"], table) + "\n" + machine(sheet)
     )  # fmt: skip

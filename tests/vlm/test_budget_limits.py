@@ -40,6 +40,14 @@ def test_what_is_found_keeps_within_and_near(base: float, slope: float, step: in
         assert got >= (1 - NEAR) * limit or next_step > (1 - NEAR) * limit
 
 
+def test_a_little_noise_leaves_it_near_the_limit():
+    lot = random.Random(0)
+    for _ in range(50):
+        measure = lambda n, times: [(100 + 0.3 * n) * lot.gauss(1, 0.02) for _ in range(times)]
+        found = within_limit(measure, 400, 2880)
+        assert 100 + 0.3 * found.tokens <= 400 * 1.02 and 100 + 0.3 * found.tokens >= 400 * 0.9
+
+
 @pytest.mark.parametrize("burst", [0.0, 0.2])
 def test_noise_does_not_let_a_limit_be_broken(burst: float):
     """The median of the count that is found, told by its curve, against the limit: over in no more than 1 of 50."""
