@@ -39,8 +39,26 @@ class Core(nn.Module, ABC):
         """The same by its formula, in float64."""
 
     @abstractmethod
+    def rows(self, q: Tensor, k: Tensor, size: Tensor | None = None) -> Tensor:
+        """What queries [B H M d] take from every key [B H N d]: [B H M N] in float32, none below 0, rows of sum 1.
+
+        What methods of token reduction read; `forward` need not compute it.
+        """
+
+    @abstractmethod
+    def terms(self, heads: int, width: int) -> tuple[int, int]:
+        """Multiply-accumulates a token and a pair of tokens, of all heads: of n tokens first * n + second * n^2."""
+
     def macs(self, tokens: int, heads: int, width: int) -> int:
-        """Products of one image in all heads, additions of a product to a sum being one with it."""
+        """Multiply-accumulates of one image in all heads."""
+        once, pairs = self.terms(heads, width)
+        return once * tokens + pairs * tokens * tokens
+
+    def check_ready(self) -> None:
+        """
+        Raises:
+            InputError: something that is fitted to data never was.
+        """
 
 
 CORES: Registry[Core] = Registry("attention")

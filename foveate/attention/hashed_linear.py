@@ -78,13 +78,15 @@ class KernelHash(nn.Module):
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))  # in the state, so that it is fitted once
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not bool(self.fitted):
+        if self.training and x.device.type != "meta" and not bool(self.fitted):
             self.fit(x)
         return _Bit.apply(self.likeness(x) @ self.forms.mT, 2.0)  # type: ignore[no-any-return]
 
     def likeness(self, x: Tensor) -> Tensor:
         """Gaussian kernels to the anchors, centred: [B H N a]. Their width is an image's own mean distance."""
-        apart = (x[..., None, :] - self.anchors[None, :, None]).square().sum(-1)
+        # By a matrix product: [B H N a d] of differences would be the largest tensor of the model.
+        lengths = x.square().sum(-1, keepdim=True) + self.anchors.square().sum(-1)[None, :, None]
+        apart = (lengths - 2 * (x @ self.anchors.mT)).clamp(min=0)
         width = apart.mean((-1, -2), keepdim=True).clamp(min=1e-12)
         return torch.exp(-apart / (2 * width)) - self.mean[:, None]
 
@@ -153,7 +155,7 @@ class HashedLinear(Core):
             raise InputError(f"quantiser {quantiser!r}; allowed: {', '.join(QUANTISERS)}")
         self.heads, self.width, self.quantiser = heads, width, quantiser
         if quantiser == "ksh":  # one hash for both, as published
-            self.q_bits = self.k_bits = KernelHash(heads, width)
+            self.q_bits: nn.Module = KernelHash(heads, width)
         else:
             self.q_bits, self.k_bits = Threshold(heads, width), Threshold(heads, width)
         self.conv = nn.Conv2d(heads, heads, (WINDOW, 1), padding=(WINDOW // 2, 0), groups=heads, bias=False)
@@ -163,9 +165,13 @@ class HashedLinear(Core):
     def of(cls, heads: int, width: int, tokens: int, **options: Any) -> "HashedLinear":
         return cls(heads=heads, width=width, **options)
 
+    def bits(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Of queries and keys, 0 or 1."""
+        of_keys = self.q_bits if self.quantiser == "ksh" else self.k_bits
+        return self.q_bits(normalize(q, dim=-1)), of_keys(normalize(k, dim=-1))
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None) -> Tensor:
-        q_bits = self.q_bits(normalize(q, dim=-1))
-        k_bits = self.k_bits(normalize(k, dim=-1))
+        q_bits, k_bits = self.bits(q, k)
         counted = v if size is None else v * size[:, None, :, None].to(v.dtype)
         y = 0.5 * v + (q_bits @ (k_bits.mT @ counted)) / math.pi
         return normalize(y, dim=-1) + self.conv(v)
@@ -173,8 +179,7 @@ class HashedLinear(Core):
     @torch.no_grad()
     def reference(self, q: Tensor, k: Tensor, v: Tensor, size: Tensor | None = None) -> Tensor:
         """By sums alone, a bit after another."""
-        q_bits = self.q_bits(normalize(q, dim=-1)).bool()
-        k_bits = self.k_bits(normalize(k, dim=-1)).bool()
+        q_bits, k_bits = (bits.bool() for bits in self.bits(q, k))
         v = v.double()
         counted = v if size is None else v * size.double()[:, None, :, None]
         y = 0.5 * v
@@ -191,7 +196,20 @@ class HashedLinear(Core):
             out = out + self.conv.weight.double()[:, 0, offset + half, :, None] * there
         return out
 
-    def macs(self, tokens: int, heads: int, width: int) -> int:
+    def rows(self, q: Tensor, k: Tensor, size: Tensor | None = None) -> Tensor:
+        """Of a token's sum of values as it is before its length becomes 1; the half of its own value left out."""
+        q_bits, k_bits = self.bits(q, k)
+        shared = (q_bits @ k_bits.mT).float()
+        weight = (shared if size is None else shared * size.float()[:, None, None]) + 1e-6
+        return weight / weight.sum(-1, keepdim=True)
+
+    def terms(self, heads: int, width: int) -> tuple[int, int]:
         bits = width if self.quantiser == "threshold" else BITS
-        hashing = 2 * tokens * ANCHORS * (width + BITS) if self.quantiser == "ksh" else 0
-        return heads * (2 * tokens * bits * width + hashing + WINDOW * tokens * width)
+        hashing = 2 * ANCHORS * (width + BITS) if self.quantiser == "ksh" else 0
+        return heads * (2 * bits * width + hashing + WINDOW * width), 0
+
+    def check_ready(self) -> None:
+        if isinstance(self.q_bits, KernelHash) and not bool(self.q_bits.fitted):
+            raise InputError(
+                "hashed_linear with quantiser ksh: its bits were never fitted; train it on one batch first"
+            )

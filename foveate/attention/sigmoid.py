@@ -48,5 +48,11 @@ class Sigmoid(Core):
         scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5 + b[:, None, None, None]
         return torch.einsum("bhnm,bm,bhmd->bhnd", 1 / (1 + torch.exp(-scores)), count, v)
 
-    def macs(self, tokens: int, heads: int, width: int) -> int:
-        return 2 * heads * tokens * tokens * width
+    def rows(self, q: Tensor, k: Tensor, size: Tensor | None = None) -> Tensor:
+        count = torch.full((len(k), k.shape[-2]), 1.0, device=k.device) if size is None else size.float()
+        shift = -count.sum(1).log()[:, None, None, None] if self.bias is None else self.bias
+        weight = torch.sigmoid((q @ k.mT).float() * q.shape[-1] ** -0.5 + shift) * count[:, None, None]
+        return weight / weight.sum(-1, keepdim=True).clamp(min=1e-30)
+
+    def terms(self, heads: int, width: int) -> tuple[int, int]:
+        return 0, 2 * heads * width

@@ -23,5 +23,9 @@ class Softmax(Core):
             weight = weight * size.double()[:, None, None]
         return torch.einsum("bhnm,bhmd->bhnd", weight / weight.sum(-1, keepdim=True), v)
 
-    def macs(self, tokens: int, heads: int, width: int) -> int:
-        return 2 * heads * tokens * tokens * width
+    def rows(self, q: Tensor, k: Tensor, size: Tensor | None = None) -> Tensor:
+        logits = (q @ k.mT).float() * q.shape[-1] ** -0.5
+        return (logits if size is None else logits + size.float().log()[:, None, None]).softmax(-1)
+
+    def terms(self, heads: int, width: int) -> tuple[int, int]:
+        return 0, 2 * heads * width
