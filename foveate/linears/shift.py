@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from foveate.errors import InputError
+from foveate.linears._base import LINEARS, LinearVariant
 from foveate.linears.formats import Codes, Format, format_of
 
 LEAST = -14  # exponents of ps5 are LEAST .. 0
@@ -56,6 +57,13 @@ class _PowersOfTwo(torch.autograd.Function):
         return grads[0], grads[0] * value * math.log(2)
 
 
+def encoded(weight: Tensor, format: Format) -> Codes:
+    """As `Format.encode`; of a weight without memory, in a sketch of a model, codes without memory."""
+    if not weight.is_meta:
+        return format.encode(weight)
+    return Codes(format, torch.empty_like(weight, dtype=torch.uint8), weight.new_empty(len(weight)))
+
+
 class Weights(nn.Module):
     """A real weight [o i], rounded to a format, and a scale a row where the format has one.
 
@@ -64,7 +72,7 @@ class Weights(nn.Module):
 
     def __init__(self, weight: Tensor, format: Format) -> None:
         super().__init__()
-        found = format.encode(weight)
+        found = encoded(weight, format)
         self.format = format
         self.weight = nn.Parameter(weight.detach().clone())
         self.log_scale = nn.Parameter(found.scale.log().to(weight.dtype)) if format.scaled else None
@@ -96,7 +104,7 @@ class SignsAndShifts(nn.Module):
         super().__init__()
         if format.name != "ps5":
             raise InputError(f"signs and shifts are learnt in format ps5, not {format.name}")
-        found = format.encode(weight).weight()
+        found = encoded(weight, format).weight()
         self.format = format
         self.sign = nn.Parameter(found.sign().to(weight.dtype))
         self.shift = nn.Parameter(found.abs().clamp(min=2.0**LEAST).log2().to(weight.dtype))
@@ -110,8 +118,9 @@ class SignsAndShifts(nn.Module):
 
 
 @final
-class ShiftLinear(nn.Module):
-    """x [... i] -> [... o], weights in a shift format, bias as it was.
+@LINEARS.register("shift")
+class ShiftLinear(LinearVariant):
+    """Weights of a sign and a power of two, or the sum of two: x [... i] -> [... o], the bias as it was.
 
     Args:
         layer: the linear layer whose weights it starts from.
@@ -134,15 +143,17 @@ class ShiftLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weights().to(x.dtype), self.bias)
 
+    @torch.no_grad()
+    def reference(self, x: Tensor) -> Tensor:
+        return by_shifts(x, self.codes(), self.bias)
+
     def codes(self) -> Codes:
         return self.weights.codes()
 
     def for_inference(self) -> nn.Linear:
         """A plain linear layer with the rounded weights: the same answers, whatever runs them."""
         found = self.codes()
-        layer = nn.Linear(
-            self.in_features, self.out_features, bias=self.bias is not None, device=found.codes.device
-        )  # fmt: skip
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device=found.codes.device)
         with torch.no_grad():
             layer.weight.copy_(found.weight())
             if self.bias is not None:
@@ -153,7 +164,7 @@ class ShiftLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, format={self.weights.format.name}"
 
 
-def reference(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
+def by_shifts(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
     """The layer by additions and shifts alone: x [... i] -> [... o] float64, where a shift is a change of the exponent.
 
     For every power of two the activations that it goes with are added or subtracted, and their sum is shifted once.

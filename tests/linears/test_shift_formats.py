@@ -11,7 +11,7 @@ from torch import nn
 from foveate.errors import InputError
 from foveate.linears import FORMATS, ShiftLinear, format_of
 from foveate.linears.formats import unpacked
-from foveate.linears.shift import SignsAndShifts, reference, terms
+from foveate.linears.shift import SignsAndShifts, by_shifts, terms
 
 NAMES = sorted(FORMATS)
 
@@ -129,10 +129,10 @@ def test_unknown_names():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("name", "learn"), [*((n, "weights") for n in NAMES), ("ps5", "shifts")])
-def test_a_layer_is_its_reference(name: str, learn: str, bias: bool):
+def test_a_layer_is_its_by_shifts(name: str, learn: str, bias: bool):
     torch.manual_seed(0)
     layer, x = ShiftLinear(nn.Linear(20, 12, bias=bias), format=name, learn=learn), torch.randn(3, 5, 20)
-    wanted = reference(x, layer.codes(), layer.bias)
+    wanted = by_shifts(x, layer.codes(), layer.bias)
     assert torch.allclose(layer(x).double(), wanted, atol=1e-6)
     assert torch.equal(layer.for_inference()(x), layer(x))
 
