@@ -37,6 +37,7 @@ class Facts:
     embeddings: tuple[tuple[int, int, int], ...] = ()  # (block, values, channels): see `embedding_macs`
     exits: tuple[int, ...] = ()  # blocks behind which a classifier stands, other than the last
     outputs: Outputs = "classes"  # what kind of answer the model gives
+    attention: tuple[tuple[int, int], ...] = ()  # see `block_macs`; of a host whose attention is all softmax, none
     decoder: int = 0  # multiply-accumulates of what stands in the place of the classifier, always at full length
 
     @property
@@ -59,7 +60,7 @@ class Facts:
 
     def macs(self, schedule: Schedule) -> int:
         """Multiply-accumulates of one image by the formulas of `foveate.schedule`, reduction itself not counted."""
-        blocks = sum(block_macs(schedule, self.widths or self.width))
+        blocks = sum(block_macs(schedule, self.widths or self.width, attention=self.attention))
         count = self.embedding_macs(schedule) + blocks + (self.decoder or self.last_width * self.classes)
         if not self.memory:
             return count
@@ -82,7 +83,7 @@ class Facts:
     def exit_macs(self, schedule: Schedule) -> tuple[int, ...]:
         """Of an image that leaves by the first exit, the second ... at the end; every classifier on its way counts."""
         widths, found, heads = self.widths or (self.width,) * self.depth, [], 0
-        blocks = block_macs(schedule, widths)
+        blocks = block_macs(schedule, widths, attention=self.attention)
         for block in (*self.exits, self.depth - 1):
             heads += widths[block] * self.classes
             late = block + 1 < self.depth and widths[block + 1] != widths[block]  # what is embedded behind the exit

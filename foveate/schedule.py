@@ -147,15 +147,24 @@ def macs(
     return 3 * patch_size**2 * patches * widths[0] + blocks + widths[-1] * classes
 
 
-def block_macs(schedule: Schedule, width: int | Sequence[int], *, mlp_ratio: float = 4.0) -> list[int]:
+def block_macs(
+    schedule: Schedule,
+    width: int | Sequence[int],
+    *,
+    mlp_ratio: float = 4.0,
+    attention: Sequence[tuple[int, int]] = (),
+) -> list[int]:
     """Multiply-accumulates of every block by itself, by the formula of `macs`.
 
     A block behind which the width changes has its MLP on the tokens that enter it: they leave between the two blocks.
+    `attention`: of every block between its projections, (a token, a pair of tokens); by default softmax's (0, 2 C).
     """
     widths, found = widths_of(schedule, width), []
-    for c, then, n, m in zip(widths, [*widths[1:], widths[-1]], schedule.before, schedule.after, strict=True):
+    between = attention or [(0, 2 * c) for c in widths]
+    rows = zip(widths, [*widths[1:], widths[-1]], schedule.before, schedule.after, between, strict=True)
+    for c, then, n, m, (once, pairs) in rows:
         in_mlp = m if c == then else n
-        found.append(4 * n * c**2 + 2 * n**2 * c + round(2 * mlp_ratio * in_mlp * c**2))
+        found.append(4 * n * c**2 + once * n + pairs * n**2 + round(2 * mlp_ratio * in_mlp * c**2))
     return found
 
 

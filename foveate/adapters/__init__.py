@@ -19,6 +19,7 @@ ADAPTERS: dict[str, str | type[Reduced]] = {
     "timm.models.vision_transformer.VisionTransformer": "timm_vit.TimmViT",
     "timm.models.deit.VisionTransformerDistilled": "timm_vit.TimmViT",
     "timm.models.eva.Eva": "timm_eva.TimmEva",
+    "foveate.models.reparameterized.model.ReparameterizedViT": "timm_vit.TimmViT",
     "foveate.models.vittm.model.ViTTM": "vittm.TwoStreams",
     "foveate.models.iret.model.IRET": "iret.Increments",
     "foveate.models.segmenter.model.Segmenter": "masks.Masks",

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from foveate.adapters._base import Reduced, Tap, attention_rows, known
 from foveate.errors import InputError
 from foveate.facts import Facts, Outputs
+from foveate.linears import Routed
+from foveate.models.reparameterized import CoreAttention
 from foveate.tokens import Signals
 
 TOWERS = ("_clip_", "_pe_core_")  # in the names of timm's image towers whose head is a projection
 POOLS = ("", "token", "avg", "map")
-MLPS = (Mlp, GluMlp, SwiGLU)
+MLPS = (Mlp, GluMlp, SwiGLU, Routed)
 
 
 def check_ends(model: Any) -> None:
@@ -125,7 +127,21 @@ def facts_of(model: Any, patch: Any, **more: Any) -> Facts:
         classes=class_count(model),
         outputs=outputs_of(model),
         has_class_token=getattr(model, "cls_token", None) is not None,
+        attention=_between(model.blocks),
         **more,
+    )
+
+
+def _between(blocks: Iterable[Any]) -> tuple[tuple[int, int], ...]:
+    """Of `Facts.attention`: nothing where all of it is the host's own."""
+    parts = [block.attn for block in blocks]
+    if not any(isinstance(attn, CoreAttention) for attn in parts):
+        return ()
+    return tuple(
+        attn.core.terms(attn.num_heads, attn.head_dim)
+        if isinstance(attn, CoreAttention)
+        else (0, 2 * attn.num_heads * attn.head_dim)
+        for attn in parts
     )
 
 
@@ -138,7 +154,7 @@ class PlainBlocks:
 
     @staticmethod
     def check(blocks: Iterable[Any]) -> None:
-        check_blocks(blocks, Block, Attention)
+        check_blocks(blocks, Block, Attention, CoreAttention)
 
     def attend(self, block: int, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [B N C], `bias` [B 1 1 N] on the logits."""
@@ -155,12 +171,18 @@ class PlainBlocks:
         if not needs:
             return Signals(depth=depth)
         q, k, qkv = (tap.take() for tap in self.taps[block])
-        scale, heads, width = self.blocks[block].attn.scale, q.shape[1], q.shape[-1]
+        attn, heads, width = self.blocks[block].attn, q.shape[1], q.shape[-1]
+
+        def rows(queries: Tensor) -> Tensor:
+            if isinstance(attn, CoreAttention):
+                return attn.core.rows(queries, k, None if bias is None else bias[:, 0, 0].float().exp())
+            return attention_rows(queries, k, attn.scale, bias)
+
         return Signals(
             keys=k if "keys" in needs else None,
             values=qkv.unflatten(-1, (3, heads, width))[:, :, 2].transpose(1, 2) if "values" in needs else None,
-            class_row=attention_rows(q[:, :, :1], k, scale, bias)[:, :, 0] if "class_row" in needs else None,
-            attention=attention_rows(q, k, scale, bias) if "attention" in needs else None,
+            class_row=rows(q[:, :, :1])[:, :, 0] if "class_row" in needs else None,
+            attention=rows(q) if "attention" in needs else None,
             depth=depth,
         )
 

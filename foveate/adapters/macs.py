@@ -34,7 +34,7 @@ def macs_of(model: nn.Module, steps: Iterable[Step] = ()) -> Macs:
     """Count one image through `model` with `steps`, or through an adapted model, as it is deployed.
 
     Half of what torch's FlopCounterMode counts. The backbone equals `foveate.schedule.macs` exactly on a plain ViT;
-    that formula leaves out gated MLPs, distillation heads and attention pooling, which are counted here.
+    that formula leaves out gated MLPs, distillation heads, attention pooling and routers, which are counted here.
     """
     reduced = (model if isinstance(model, Reduced) else adapt(model, steps)).for_inference()
     first = next(reduced.host.parameters())

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.adapters._base import Backbone, on_grid, size_weighted
+from foveate.adapters._base import Backbone, Reduced, Tap, on_grid, size_weighted
 from foveate.adapters._timm import PlainBlocks, check_ends, check_pooling, facts_of
 from foveate.facts import Facts
+from foveate.linears import for_inference
 from foveate.plans import Step
 from foveate.tokens import Signals, Tokens
 
@@ -36,6 +37,15 @@ class TimmViT(Backbone):
     @classmethod
     def describe(cls, model: Any) -> Facts:
         return facts_of(model, model.patch_embed)
+
+    def for_inference(self) -> Reduced:
+        host = for_inference(self.host)
+        if host is self.host:
+            return self
+        for part in host.modules():  # ours, which came along; those of the new wrapper sit on the new layers
+            for key in [key for key, hook in part._forward_hooks.items() if isinstance(hook, Tap)]:
+                del part._forward_hooks[key]
+        return type(self)(host, self.steps).train(self.training)
 
     def embed(self, image: Tensor) -> Tokens:
         m = self.trunk

@@ -10,7 +10,7 @@ from foveate.console import emit, escape, out, stages, table
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, budgets, models or runtimes")] = "methods",
+    what: Annotated[str, typer.Argument(help="methods, budgets, attention, linears, models or runtimes")] = "methods",
     pattern: Annotated[str | None, typer.Argument(help="of names of models: 'vit_small*'")] = None,
     plugin: Plugin = None,
     as_json: AsJson = False,

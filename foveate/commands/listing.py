@@ -16,16 +16,19 @@ FAMILIES = {  # by the module of timm's that makes them
     "timm.models.deit": "DeiT",
     "timm.models.eva": "EVA-02, DINOv3, Perception Encoder",
     "foveate.models.vittm.variants": "ViTTM, to be trained",
+    "foveate.models.reparameterized.variants": "ViT with converted attention and layers: `foveate reparameterize`",
     "foveate.models.iret.variants": "IRET, to be trained",
     "foveate.models.segmenter.variants": "Segmenter: masks, to be trained",
     "foveate.models.dense.variants": "ViT with a convolutional decoder: masks, to be trained",
 }
 
+KINDS = ("attention", "budgets", "linears", "methods", "models", "runtimes")
+
 Progress = Callable[[str, float, str], None]  # stage, share done, text
 
 
 def listing(what: str, pattern: str | None = None) -> list[dict[str, Any]]:
-    """Rows about the registered `methods`, `budgets`, `runtimes`, or supported `models`.
+    """Rows about what is registered of one of KINDS.
 
     Args:
         pattern: of names of models, such as `vit_small*`: each on a row, where there would be a row a family.
@@ -60,6 +63,24 @@ def listing(what: str, pattern: str | None = None) -> list[dict[str, Any]]:
             for name, cls in RUNTIMES.items()
             for device in cls.devices
         ]
+    if what == "attention":
+        from foveate.attention import CORES
+
+        return [
+            {
+                "name": name,
+                "merged tokens": "as their copies" if cls.copies else "by their number alone",
+                "options": options_of(cls),
+                "what": first_line(cls),
+            }
+            for name, cls in sorted(CORES.items())
+        ]
+    if what == "linears":
+        from foveate.linears import LINEARS
+
+        return [
+            {"name": name, "options": options_of(cls), "what": first_line(cls)} for name, cls in sorted(LINEARS.items())
+        ]
     if what == "budgets":
         from foveate.budgets.registered import BUDGETS
 
@@ -74,7 +95,7 @@ def listing(what: str, pattern: str | None = None) -> list[dict[str, Any]]:
         ]
     if what == "models":
         return models(pattern)
-    raise one_of("kind", what, ("budgets", "methods", "models", "runtimes"))
+    raise one_of("kind", what, KINDS)
 
 
 def models(pattern: str | None = None) -> list[dict[str, Any]]:
@@ -101,6 +122,15 @@ def models(pattern: str | None = None) -> list[dict[str, Any]]:
         {"family": family, "models": len(of), "such as": ", ".join(sorted(of, key=lambda n: (len(n), n))[:3])}
         for family, of in families.items()
     ]
+
+
+def options_of(cls: type) -> str:
+    """Its own, as they are written behind its name: `hashed_linear:quantiser=ksh`."""
+    import inspect
+
+    known = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    own = [p.name for p in known if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
+    return ", ".join(own) or "-"
 
 
 def first_line(cls: type) -> str:

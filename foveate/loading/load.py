@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.adapters import describe
+from foveate.attention import Core
 from foveate.errors import InputError
 from foveate.loading.adjust import adjusted
 from foveate.loading.bundled import BUNDLED as BUNDLED
@@ -115,6 +116,10 @@ def load(
         shown = f"{arch.partition('.')[0]}.{tag}" if tag else arch  # a default tag may change with timm's version
     model.eval()
     check_finite(model.state_dict(), shown)
+    if not random_weights:
+        for part in model.modules():
+            if isinstance(part, Core):
+                part.check_ready()
     pixels = source.card.preprocess if source.card is not None else preprocess_of(arch, model, source.config)
     if classes is None:
         classes = _names(source.card, model) if source.card is not None else classes_of(arch, model, source.config)

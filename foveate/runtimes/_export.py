@@ -147,15 +147,16 @@ def input_shape(exported: "ExportedProgram") -> Shape:
 def float_nodes(graph: "onnx.ModelProto") -> set[str]:
     """Names of the nodes that must stay float when the rest becomes int8.
 
-    Those are all nodes of a reducer (an adapter keeps them in a ModuleDict called `reducers`), and every product of two
-    activations: attention's own, its scores, the one-hot products that merge tokens.
+    Those are all nodes of a reducer (an adapter keeps them in a ModuleDict called `reducers`), those of a `router`, by
+    whose small differences tokens go one way or the other, and every product of two activations: attention's own, its
+    scores, the one-hot products that merge tokens.
     """
     weights = {t.name for t in graph.graph.initializer}
     names = set()
     for node in graph.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
         product = node.op_type == "MatMul" and not weights & set(node.input)
-        if "reducers." in scopes or product:
+        if "reducers." in scopes or "router" in scopes or product:
             names.add(node.name)
     return names
 
