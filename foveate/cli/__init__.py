@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from foveate.cli.answering import run, serve
-from foveate.cli.making import export, fit, train
+from foveate.cli.making import export, fit, reparameterize, train
 from foveate.cli.measuring import compare, evaluate, profile
 from foveate.cli.telling import doctor, list_
 from foveate.cli.vlm import app as vlm
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fit, run, profile, compare, evaluate, export, train, serve):
+for command in (fit, run, profile, compare, evaluate, export, train, reparameterize, serve):
     app.command()(command)
 app.command("list")(list_)
 app.command()(doctor)

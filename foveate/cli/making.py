@@ -32,6 +32,7 @@ from foveate.cli.options import (
     model_options,
 )
 from foveate.console import command_line, emit, err, escape, say, stages
+from foveate.errors import InputError, one_of
 
 
 def fit(
@@ -168,3 +169,78 @@ def train(
     err.print(f"best     {done.best_score:.2f} % {done.figure} ({done.steps:,} steps, {done.seconds / 60:.1f} min)")
     err.print(f"written  {escape(str(done.out))}/ (best.safetensors, last.pt to resume from, log.csv)")
     emit({k: str(v) if isinstance(v, Path) else v for k, v in vars(done).items()}, as_json)
+
+
+def reparameterize(
+    model: ModelArg = BUNDLED,
+    weights: Weights = None,
+    allow_pickle: AllowPickle = False,
+    model_option: ModelOption = None,
+    model_script: ModelScript = None,
+    preprocess: PreprocessOpt = None,
+    outputs: OutputsOpt = None,
+    data: Annotated[
+        str | None, typer.Option(help="photographs to learn from, a folder or a .zip; no label is looked at")
+    ] = None,
+    attention: Annotated[str, typer.Option(help="as `foveate list attention` has them; softmax stays")] = "softmax",
+    mlp: Annotated[str, typer.Option(help="of MLPs, as `foveate list linears` has them; linear stays")] = "linear",
+    projections: Annotated[str, typer.Option(help="the same for the layers around attention")] = "linear",
+    blocks: Annotated[str, typer.Option(help="which are converted: all, or as 0-5,8")] = "all",
+    epochs: Annotated[int, typer.Option(help="of each of the two stages, attention first")] = 10,
+    batch: Annotated[int, typer.Option(help="photographs an optimiser step")] = 64,
+    lr: Annotated[float, typer.Option(help="learning rate at its highest")] = 3e-4,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32")] = "bf16",
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("foveate-converted"),
+    resume: Annotated[bool, typer.Option("--resume", help="go on where a run in that folder was broken off")] = False,
+    seed: Seed = 0,
+    plugin: Plugin = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a trained ViT other arithmetic, learnt from its own answers; the result is a model like any other.
+
+    Examples:
+
+        foveate reparameterize --attention hashed_linear --mlp mixture --data photos/ --out converted
+
+        foveate reparameterize vit_tiny_patch16_224 --weights vit_tiny.safetensors --attention sigmoid --data photos/
+
+        foveate reparameterize runs/mine --mlp shift:format=apot2 --blocks 0-5 --data photos/ --epochs 3
+
+        foveate reparameterize --attention hashed_linear --mlp mixture --data photos/ --out converted --resume
+
+        foveate fit converted --data photos/
+    """
+    from pydantic import ValidationError
+
+    from foveate.commands.reparameterize import Training, Words, convert
+    from foveate.loading.load import load
+
+    if data is None:
+        raise InputError("--data is missing: a folder or a .zip of photographs like those the model will see")
+    words = Words(attention, mlp, projections, blocks)
+    words.stages()
+    if precision not in ("bf16", "fp32"):
+        raise one_of("precision", precision, ("bf16", "fp32"))
+    training = Training(epochs, batch, lr, precision, seed)  # type: ignore[arg-type]
+    with stages() as progress:
+        progress("start", 0.0, model)
+        named, own = asked_model(model, model_script, preprocess)
+        given = {} if model_script is not None else {
+            "weights": weights, "allow_pickle": allow_pickle, **model_options(model_option)
+        }  # fmt: skip
+        loaded = load(named, outputs=outputs, preprocess=own, **given)
+        try:
+            done = convert(loaded, data, out_dir, words, training, resumed=resume, progress=progress)
+        except ValidationError as e:
+            wrong = e.errors()[0]
+            where = ".".join(map(str, wrong["loc"]))
+            raise InputError(f"{where} is {wrong['input']!r:.80}: {wrong['msg']}") from None
+    for name, stage in done.stages.items():
+        minutes = stage.seconds / 60
+        err.print(f"{name:9} {stage.best_score:.2f} % {stage.figure} with the model given ({minutes:.1f} min)")
+    err.print(f"written  {escape(str(done.out))}/ (foveate fit {escape(str(done.out))} takes it)")
+    emit(
+        {"folder": str(done.out), **words.options()}
+        | {f"{stage.figure} {name} %": stage.best_score for name, stage in done.stages.items()},
+        as_json,
+    )

@@ -6,6 +6,7 @@ recipe = Recipe(model="vit_tiny_patch16_224", data="photos/", epochs=10, batch=6
 print(train(recipe, "runs/mine").best_score)
 """
 
+from foveate.train.imitate import Imitate as Imitate
 from foveate.train.loop import Trained as Trained
 from foveate.train.loop import train as train
 from foveate.train.recipe import Augment as Augment

@@ -5,12 +5,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.evaluate.sources import Named, Source, open_source
+from foveate.evaluate.sources import TRAIN, VAL, Named, Source, open_source
 from foveate.preprocess import SUFFIXES, decode_image
 
 
@@ -50,6 +51,34 @@ class Photographs(Named):
                 return decode_image(read(name), f"{self.shown}/{name}"), int(self.labels[index])
 
             yield example
+
+
+def find_loose(data: str, train: str | None, val: str | None) -> tuple[Photographs, Photographs]:
+    """Photographs to learn from and others to judge by, whatever folders they lie in; their labels are all 0.
+
+    Splits where `data` has both or they are named; else every tenth by a hash of its name is to judge by, the same ones
+    whatever is added later.
+
+    Raises:
+        InputError: no such split, or fewer than ten photographs.
+    """
+    whole = open_source(Path(data))
+    names = [n for n in whole.names() if n.lower().endswith(SUFFIXES)]
+    roots = {n.split("/")[0] for n in names if "/" in n}
+    learnt, judged = (
+        next((s for s in ((asked,) if asked else known) if asked or s in roots), None)
+        for asked, known in ((train, TRAIN), (val, VAL))
+    )
+    if learnt is not None and judged is not None:
+        found = [[n for n in names if n.startswith(f"{split}/")] for split in (learnt, judged)]
+        if empty := [split for split, of in zip((learnt, judged), found, strict=True) if not of]:
+            raise InputError(f"{data} has no photographs in {empty[0]}")
+    else:
+        tenth = [crc32(n.encode()) % 10 == 0 for n in names]
+        found = [[n for n, t in zip(names, tenth, strict=True) if t is out] for out in (False, True)]
+        if len(names) < 10 or not all(found):
+            raise InputError(f"{data} holds {len(names)} photographs; allowed: ten or more to learn from and judge by")
+    return tuple(Photographs(whole, tuple(of), np.zeros(len(of), np.int64), ("any",)) for of in found)  # type: ignore[return-value]
 
 
 def find_split(data: str | Path, name: str | None, known: Sequence[str]) -> Photographs:

@@ -16,7 +16,7 @@ from foveate.evaluate.sources import TRAIN, VAL
 from foveate.evaluate.windows import segment
 from foveate.preprocess import Preprocess
 from foveate.train.data import AsTensor, LabelKept, seeded
-from foveate.train.examples import Classified, Examples, find_split, same_classes
+from foveate.train.examples import Classified, Examples, find_loose, find_split, same_classes
 from foveate.train.parts import augmented, augmented_masks, mix_of
 from foveate.train.recipe import Recipe
 from foveate.train.shards import HUB, find_hub, find_shards
@@ -91,6 +91,40 @@ class Classes(Goal):
 
 
 @final
+class Likeness(Goal):
+    """As a teacher answers: the same class, or for an embedding in the same direction. Labels are not looked at."""
+
+    figure = "agreement"
+
+    def open(self, data: str) -> None:
+        self.train, self.val = find_loose(data, self.recipe.train, self.recipe.val)
+        self.count = int(self.recipe.options["num_classes"])  # type: ignore[arg-type]
+        self.task: Any = self.recipe.task
+        self.classes = self.task.names
+        if self.recipe.augment.mixup or self.recipe.augment.cutmix:
+            raise InputError("MixUp and CutMix mix labels; a task that looks at none cannot have them: set both to 0")
+
+    def transforms(self, preprocess: Preprocess) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        return LabelKept(augmented(self.recipe, preprocess)), LabelKept(AsTensor(preprocess))
+
+    def mixed(self, images: Tensor, labels: Tensor, *seed: int) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+    def judge(self, model: nn.Module, image: Any, label: Any, preprocess: Preprocess, device: Any) -> Tally:
+        """A batch."""
+        image = image.to(device)
+        found, wanted = model(image).float(), self.task.answers(image).float()
+        if self.task.embedding:
+            alike = nn.functional.cosine_similarity(found, wanted, dim=-1)
+        else:
+            alike = (found.argmax(1) == wanted.argmax(1)).float()
+        return {"teacher": torch.stack([alike.sum().cpu(), torch.tensor(float(len(image)))])}
+
+    def score(self, tally: Tensor) -> float:
+        return 100 * float(tally[0] / tally[1])
+
+
+@final
 class Regions(Goal):
     """A class a pixel: learnt in crops of the window's size, judged on whole photographs by a sliding window."""
 
@@ -138,4 +172,6 @@ def untouched(image: Any, mask: Any) -> tuple[Any, Any]:
 
 
 def goal_of(recipe: Recipe) -> Goal:
+    if not recipe.task.labelled:
+        return Likeness(recipe)
     return (Classes if recipe.task.classes is None else Regions)(recipe)

@@ -24,6 +24,7 @@ class Task(nn.Module, ABC):
     """Abstract; tasks are final."""
 
     classes: int | None = None  # of a task on masks; where labels are class folders, these are counted
+    labelled: bool = True  # do its losses look at labels?
     share: float = 0.0  # of the run that is behind, kept up by the loop, for a task that changes on the way
 
     def prepare(self, model: nn.Module) -> None:
