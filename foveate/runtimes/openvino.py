@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foveate.runtimes._base import RUNTIMES, Runner, Runtime, Shape, fits, missing
+from foveate.runtimes._shifts import shift_products, write_codes
 from foveate.runtimes.worker import convert
 
 if TYPE_CHECKING:
@@ -58,9 +59,12 @@ class OpenVino(Runtime):
         """`calibration` [batches batch ...]."""
         ov = _openvino()
         model = ov.Core().read_model(graph)
+        shifts = shift_products(model)
+        # Before NNCF sees them: it would move activations' scales into weights even of products that it has to leave.
+        write_codes(model, shifts, whole=precision == "int8")
         if precision == "int8":
             assert calibration is not None
-            model = _quantise(model, graph, calibration)
+            model = _quantise(model, graph, calibration, set(shifts))
         ov.save_model(model, target, compress_to_fp16=False)
 
     @classmethod
@@ -106,14 +110,14 @@ def _capabilities() -> tuple[str, ...]:
     return tuple(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
-def _quantise(model, graph: Path, calibration: np.ndarray):  # type: ignore[no-untyped-def]
-    """NNCF's post-training quantisation, with its settings for transformers."""
+def _quantise(model, graph: Path, calibration: np.ndarray, shifts: set[str]):  # type: ignore[no-untyped-def]
+    """NNCF's post-training quantisation, with its settings for transformers; not of `shifts`, which have their own."""
     import nncf
     import onnx
 
     from foveate.runtimes._export import float_nodes
 
-    stay = float_nodes(onnx.load(graph, load_external_data=False))
+    stay = float_nodes(onnx.load(graph, load_external_data=False)) | shifts
     names = [n.get_friendly_name() for n in model.get_ordered_ops() if n.get_friendly_name() in stay]
     return nncf.quantize(
         model,
