@@ -11,6 +11,7 @@ import typer
 from foveate.cli.answering import run, serve
 from foveate.cli.making import export, fit, reparameterize, train
 from foveate.cli.measuring import compare, evaluate, profile
+from foveate.cli.study import app as study
 from foveate.cli.telling import doctor, list_
 from foveate.cli.vlm import app as vlm
 from foveate.console import guarded, out
@@ -30,6 +31,7 @@ for command in (fit, run, profile, compare, evaluate, export, train, reparameter
 app.command("list")(list_)
 app.command()(doctor)
 app.add_typer(vlm)
+app.add_typer(study)
 
 
 def version(show: bool) -> None:
