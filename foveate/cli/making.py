@@ -235,12 +235,13 @@ def reparameterize(
             wrong = e.errors()[0]
             where = ".".join(map(str, wrong["loc"]))
             raise InputError(f"{where} is {wrong['input']!r:.80}: {wrong['msg']}") from None
+    say(f"{part}: {line}" for part, line in done.measured.items())
     for name, stage in done.stages.items():
         minutes = stage.seconds / 60
         err.print(f"{name:9} {stage.best_score:.2f} % {stage.figure} with the model given ({minutes:.1f} min)")
     err.print(f"written  {escape(str(done.out))}/ (foveate fit {escape(str(done.out))} takes it)")
     emit(
-        {"folder": str(done.out), **words.options()}
+        {"folder": str(done.out), **done.words.options(), "measured": done.measured}
         | {f"{stage.figure} {name} %": stage.best_score for name, stage in done.stages.items()},
         as_json,
     )

@@ -4,23 +4,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import nn
 
+from foveate.adapters import describe
 from foveate.errors import InputError
+from foveate.files import read_as, write_text
+from foveate.hardware.device import default_threads
+from foveate.linears import LINEARS
 from foveate.loading.card import Card
 from foveate.loading.loaded import Loaded
 from foveate.models.reparameterized import ReparameterizedViT, reparameterize
 from foveate.models.reparameterized.model import ATTENTION, LINEAR, options_of
+from foveate.models.reparameterized.spelled import spelled
 from foveate.models.reparameterized.variants import NAME
 from foveate.plans import Kwarg
 from foveate.preprocess import Preprocess
+from foveate.profiling.experts import ExpertLatency, expert_latency
+from foveate.runtimes import RUNTIMES
+from foveate.target import Precision as Narrow
+from foveate.target import Target
 from foveate.train.imitate import Imitate
 from foveate.train.loop import Progress, Trained, train
 from foveate.train.recipe import Augment, Precision, Recipe
 from foveate.train.state import LAST
 
 FIRST = "attention"  # the folder of the first of two stages
+PLAN = "conversion.json"  # what is converted, with what was measured for it; a run that goes on takes it from here
+MIXTURE = "mixture"
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,16 @@ class Words:
         return {k: v for k, v in vars(self).items() if v != getattr(plain, k)}
 
 
+class Conversion(BaseModel):
+    """conversion.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: dict[str, str]
+    words: dict[str, str]  # with measured ratios
+    measured: dict[str, str]  # lines for people, by the part
+
+
 @dataclass(frozen=True)
 class Training:
     """How each stage is trained."""
@@ -68,6 +90,7 @@ class Converted:
 
     out: Path
     words: Words
+    measured: dict[str, str]
     stages: dict[str, Trained]
 
 
@@ -78,6 +101,7 @@ def convert(
     words: Words,
     training: Training,
     *,
+    target: Target | None = None,
     resumed: bool = False,
     progress: Progress = lambda stage, share, text: None,
 ) -> Converted:
@@ -85,6 +109,7 @@ def convert(
 
     Args:
         data: photographs, in whatever folders; no label is looked at.
+        target: where it will run; a mixture that is given no ratio gets that of its experts' latencies there.
         resumed: go on where a run in `out` was broken off.
 
     Raises:
@@ -94,10 +119,13 @@ def convert(
     height, width = loaded.preprocess.size
     if height != width:
         raise InputError(f"the model takes images of {height}x{width}; allowed for conversion: square ones")
+    for _, now in words.stages():
+        reparameterize(loaded.model, **vars(now))  # a wrong word, before anything is measured or trained
+    plan = planned(loaded, out, words, target, resumed, progress)
+    words = Words(**plan.words)
     stages = words.stages()
     found, before = dict[str, Trained](), None
     for i, (folder, now) in enumerate(stages):
-        reparameterize(loaded.model, **vars(now))  # a wrong word, before anything is trained
         at = out / folder if folder else out
         recipe = recipe_of(loaded, plain, now, data, training, before)
         found[folder or "all"] = train(
@@ -105,7 +133,55 @@ def convert(
             progress=_part(progress, i, len(stages), folder or "convert"),
         )  # fmt: skip
         before = (Card.files(at).weights, now)
-    return Converted(out, words, found)
+    return Converted(out, words, plan.measured, found)
+
+
+def planned(
+    loaded: Loaded, out: Path, words: Words, target: Target | None, resumed: bool, progress: Progress
+) -> Conversion:
+    """What is asked, with measured ratios; on the way it is written, or where a run goes on, read.
+
+    Raises:
+        InputError: the run in `out` was asked for something else.
+    """
+    if resumed and (out / PLAN).exists():
+        plan = read_as(Conversion, out / PLAN)
+        if plan.asked != words.options():
+            raise InputError(f"{out} is a conversion to {plan.asked}: ask for the same, or name another --out")
+        return plan
+    made, measured = dict[str, str](), dict[str, str]()
+    for part, text in words.options().items():
+        variant = spelled(text, LINEARS, LINEAR) if part in ("mlp", "projections") else None
+        if variant is not None and variant[0] == MIXTURE and "ratio" not in variant[1]:
+            progress("measure", 0.0, f"experts of {part}")
+            found = expert_of(loaded, part, variant[1], target or best_target())
+            text = f"{text}{',' if ':' in text else ':'}ratio={found.ratio.value:.3g}"
+            measured[part] = found.line()
+        made[part] = text
+    plan = Conversion(asked=words.options(), words=made, measured=measured)
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / LAST).exists():
+        write_text(out / PLAN, plan.model_dump_json(indent=2) + "\n")
+    return plan
+
+
+def expert_of(loaded: Loaded, part: str, options: dict[str, Any], target: Target) -> ExpertLatency:
+    """Latencies of both experts of a model's MLPs or of its projections, each on half of the tokens."""
+    block: Any = loaded.model.blocks[0]  # type: ignore[index]
+    own = {k: v for k, v in options.items() if k in ("format", "learn")}
+    tokens = describe(loaded.model).tokens // 2
+    return expert_latency(block.mlp if part == "mlp" else block.attn.qkv, loaded.model.embed_dim, tokens, target, **own)  # type: ignore[arg-type]
+
+
+def best_target() -> Target:
+    """OpenVINO on the processor, in the narrowest type that is there."""
+    runtime = RUNTIMES["openvino"]
+    precision: Narrow = "fp32"
+    if runtime.why_not("int8") is None:
+        precision = "int8"
+    elif runtime.why_not("bf16") is None:
+        precision = "bf16"
+    return Target(runtime="openvino", precision=precision, threads=default_threads())
 
 
 def recipe_of(

@@ -1,6 +1,7 @@
 """Learning from a model's own answers, and the two stages of a conversion."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,6 +115,18 @@ def test_an_embedding_is_imitated_too(tmp_path, colours):
 
 class Stopped(Exception):
     pass
+
+
+def test_a_mixture_without_a_ratio_is_measured(tmp_path, colours):
+    words = Words(mlp="mixture:format=apot2", projections="mixture:ratio=2")
+    done = convert(held(), str(colours), tmp_path / "out", words, replace(QUICK, epochs=1))
+    assert list(done.measured) == ["mlp"] and "times as long" in done.measured["mlp"]
+    said, ratio = done.words.mlp.split(",ratio=")
+    assert said == "mixture:format=apot2" and 0.05 < float(ratio) < 20 and done.words.projections == "mixture:ratio=2"
+    with pytest.raises(InputError, match="is a conversion to"):
+        convert(held(), str(colours), tmp_path / "out", WORDS, QUICK, resumed=True)
+    again = convert(held(), str(colours), tmp_path / "out", words, replace(QUICK, epochs=1), resumed=True)
+    assert again.words == done.words  # not measured anew
 
 
 @pytest.mark.parametrize("at", [0.2, 0.75])
