@@ -11,6 +11,7 @@ import typer
 from foveate.cli.answering import run, serve
 from foveate.cli.making import export, fit, reparameterize, train
 from foveate.cli.measuring import compare, evaluate, profile
+from foveate.cli.simulate import app as simulate
 from foveate.cli.study import app as study
 from foveate.cli.telling import doctor, list_
 from foveate.cli.vlm import app as vlm
@@ -31,6 +32,7 @@ for command in (fit, run, profile, compare, evaluate, export, train, reparameter
 app.command("list")(list_)
 app.command()(doctor)
 app.add_typer(vlm)
+app.add_typer(simulate)
 app.add_typer(study)
 
 
