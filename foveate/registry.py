@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 from foveate.errors import one_of
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
@@ -15,12 +16,12 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self.kind = kind
         self._items: dict[str, type[T]] = {}
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[C], C]:
         if name in self._items:
             raise KeyError(f"{self.kind} {name!r} is already registered")
 
-        def add(cls: type[T]) -> type[T]:
-            self._items[name] = cls
+        def add(cls: C) -> C:
+            self._items[name] = cls  # type: ignore[assignment]  # a class keeps its own type by this
             return cls
 
         return add
