@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from benchmarks.arithmetic_table import attention_cores, linear_layers
 from benchmarks.elastic_table import adaptive, knob, latency, serving
 from benchmarks.gate_table import gate
 from benchmarks.hf_table import hf_fits
@@ -313,6 +314,10 @@ def render() -> str:
         parts.append(vlm_ranking(sheet))
     if sheet := read("hf_fits"):
         parts.append(hf_fits(sheet))
+    if sheet := read("linear_layers"):
+        parts.append(linear_layers(sheet))
+    if sheet := read("attention_cores"):
+        parts.append(attention_cores(sheet))
     return "\n".join(parts)
 
 
