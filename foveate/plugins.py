@@ -5,8 +5,8 @@ A package announces a module that registers on import, in its pyproject.toml:
     [project.entry-points."foveate.methods"]
     mine = "my_package.method"
 
-and so with "foveate.runtimes", "foveate.adapters" and "foveate.attention". A file is named with `--plugin FILE`, or in
-the variable FOVEATE_PLUGINS, which the processes of runtimes inherit.
+and so with "foveate.runtimes", "foveate.adapters", "foveate.attention" and "foveate.linears". A file is named with
+`--plugin FILE`, or in the variable FOVEATE_PLUGINS, which the processes of runtimes inherit.
 """
 
 import importlib.util

@@ -123,7 +123,8 @@ class Routed(nn.Module):
     def learning(self, x: Tensor) -> Tensor:
         """As published: the larger logit, noise upon it. Leaves the balance of this pass in `balance`."""
         flat = x.flatten(0, -2)
-        logits = self.logits(flat)
+        with torch.autocast(flat.device.type, enabled=False):
+            logits = self.logits(flat)
         noisy = logits + NOISE * torch.randn_like(logits)
         self.balance = latency_aware_loss(logits, noisy, (self.ratio, 1.0))
         chosen = noisy.argmax(-1)
