@@ -104,8 +104,10 @@ class Bench:
         made = module or adapt(self.model, steps).eval()
         target = self.target.model_copy(update={"precision": precision or self.target.precision})
         plan = Plan(model=self.ref, steps=tuple(steps), target=target, planner=planner)
-        # A number is never given twice: a build that is dropped leaves no name for another one to land in.
-        where = self.folder / f"{target.runtime}-{target.precision}-{next(self._numbers)}"
+        # A number is never given twice: a build that is dropped leaves no name for another one to land in, and neither
+        # does a bench whose process died, for the one that takes its place.
+        named = (self.folder / f"{target.runtime}-{target.precision}-{n}" for n in self._numbers)
+        where = next(each for each in named if not each.exists())
         where.mkdir(parents=True)
         file = RUNTIMES[target.runtime].build(
             made, where, shape=(target.batch, *made.facts.image), precision=target.precision, device=target.device,

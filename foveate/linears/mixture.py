@@ -68,6 +68,27 @@ def _scv(v: Tensor) -> Tensor:
 
 
 @final
+class Router(nn.Module):
+    """x [... C] -> by how much multiplication is preferred, [...] in float32: the difference of two logits.
+
+    A module by itself, and one value a token: its products stay float in an int8 build, where exporters know a node by
+    the module that it comes from. (Two values, taken apart behind an int8 product, ended OpenVINO 2026.4.)
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.float()
+        return nn.functional.linear(x.float(), (weight[MULTIPLY] - weight[SHIFT])[None]).squeeze(-1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[... 2] in float32."""
+        return nn.functional.linear(x.float(), self.weight.float())
+
+
+@final
 class Routed(nn.Module):
     """x [B N i] -> [B N o], every token through one of two experts.
 
@@ -90,8 +111,7 @@ class Routed(nn.Module):
         if gate not in GATES:
             raise InputError(f"gate {gate!r}; allowed: {', '.join(GATES)}")
         self.experts = nn.ModuleList([multiply, shift])
-        self.router = nn.Linear(width, 2, bias=False)
-        nn.init.zeros_(self.router.weight)
+        self.router = Router(width)
         self.ratio, self.gate = float(ratio), gate
         self.balance: Tensor | None = None  # of the last pass in training
 
@@ -116,15 +136,11 @@ class Routed(nn.Module):
         learning = self.training and x.device.type != "meta"  # on shapes alone, counts have to be known
         return self.learning(x) if learning else self.planned(x)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """What the router says: [... 2] in float32."""
-        return nn.functional.linear(x.float(), self.router.weight.float())
-
     def learning(self, x: Tensor) -> Tensor:
         """As published: the larger logit, noise upon it. Leaves the balance of this pass in `balance`."""
         flat = x.flatten(0, -2)
         with torch.autocast(flat.device.type, enabled=False):
-            logits = self.logits(flat)
+            logits = self.router.logits(flat)
         noisy = logits + NOISE * torch.randn_like(logits)
         self.balance = latency_aware_loss(logits, noisy, (self.ratio, 1.0))
         chosen = noisy.argmax(-1)
@@ -139,9 +155,9 @@ class Routed(nn.Module):
 
     def planned(self, x: Tensor) -> Tensor:
         """As deployed: so many tokens here, the rest there; static shapes, each expert sees its own tokens alone."""
-        logits, n = self.logits(x), x.shape[-2]
+        margin, n = self.router(x), x.shape[-2]
         count = self.count(n)
-        order = (logits[..., MULTIPLY] - logits[..., SHIFT]).topk(n, dim=-1).indices
+        order = margin.topk(n, dim=-1).indices
         sorted_x = x.gather(-2, order[..., None].expand_as(x))
         parts = [
             expert(part)
@@ -150,13 +166,10 @@ class Routed(nn.Module):
         ]
         y, back = torch.cat(parts, dim=-2), order.argsort(dim=-1)
         y = y.gather(-2, back[..., None].expand_as(y))
-        return y if self.gate == "straight" else y * self.probability(logits, back < count).to(y.dtype)
-
-    @staticmethod
-    def probability(logits: Tensor, multiplied: Tensor) -> Tensor:
-        """Of the expert that a token went to: [... 1]."""
-        p = logits.softmax(-1)
-        return torch.where(multiplied, p[..., MULTIPLY], p[..., SHIFT])[..., None]
+        if self.gate == "straight":
+            return y
+        gate = torch.where(back < count, margin, -margin).sigmoid()  # a softmax of two
+        return y * gate[..., None].to(y.dtype)
 
     @torch.no_grad()
     def reference(self, x: Tensor) -> Tensor:
@@ -164,7 +177,7 @@ class Routed(nn.Module):
         experts = [copy.deepcopy(for_inference(expert)).double() for expert in self.experts]
         found = []
         for image in x:
-            logits = self.logits(image)
+            logits = self.router.logits(image)
             order = sorted(range(len(image)), key=lambda t, z=logits: float(z[t, SHIFT] - z[t, MULTIPLY]))
             first = set(order[: self.count(len(image))])
             rows = []
@@ -176,7 +189,7 @@ class Routed(nn.Module):
         return torch.stack(found)
 
     def for_inference(self) -> "Routed":
-        made = Routed(nn.Identity(), nn.Identity(), self.router.in_features, ratio=self.ratio, gate=self.gate)
+        made = Routed(nn.Identity(), nn.Identity(), self.router.weight.shape[1], ratio=self.ratio, gate=self.gate)
         made.experts = nn.ModuleList(for_inference(expert) for expert in self.experts)
         made.router = self.router
         return made.eval()

@@ -153,7 +153,10 @@ class ShiftLinear(LinearVariant):
     def for_inference(self) -> nn.Linear:
         """A plain linear layer with the rounded weights: the same answers, whatever runs them."""
         found = self.codes()
-        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device=found.codes.device)
+        like = next(self.weights.parameters())
+        layer = nn.Linear(
+            self.in_features, self.out_features, bias=self.bias is not None, device=like.device, dtype=like.dtype
+        )
         with torch.no_grad():
             layer.weight.copy_(found.weight())
             if self.bias is not None:

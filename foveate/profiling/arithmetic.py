@@ -17,7 +17,7 @@ def layers_of(model: nn.Module, *, bits: int = 32) -> list[Layer]:
     """Every matrix product of one image through a plain or converted ViT, its tokens reduced or not.
 
     Of a mixture each expert has the rows that it gets in eval mode. What is no matrix product (norms, softmax, bits
-    of a threshold, a router's two values) is left out.
+    of a threshold, a router's value) is left out.
 
     Args:
         model: timm's or a converted one, or what `foveate.apply` made of it.

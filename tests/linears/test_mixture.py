@@ -89,7 +89,7 @@ def test_the_count_is_the_inverse_of_the_latencies():
 
 def test_those_stay_that_prefer_shifting_least():
     layer, x = made(("mixture", {})).routed, tokens(1)
-    margin = layer.logits(x)[0] @ torch.tensor([1.0, -1.0])
+    margin = layer.router.logits(x)[0] @ torch.tensor([1.0, -1.0])
     first = margin.argsort(descending=True)[: layer.count(20)]
     multiplied = torch.zeros(20, dtype=torch.bool).index_fill(0, first, True)
     wanted = torch.where(multiplied[:, None], layer.experts[0](x[0]), layer.experts[1](x[0]))
@@ -112,7 +112,7 @@ def test_gates_multiply_and_teach_the_router(gate: str):
     torch.manual_seed(3)
     y = layer(x)
     torch.manual_seed(3)
-    logits = layer.logits(x.flatten(0, 1))
+    logits = layer.router.logits(x.flatten(0, 1))
     chosen = (logits + NOISE * torch.randn_like(logits)).argmax(-1)
     p = logits.softmax(-1).gather(1, chosen[:, None])
     both = torch.stack([expert(x.flatten(0, 1)) for expert in layer.experts.children()])
@@ -187,7 +187,7 @@ def test_balance_teaches_the_share_that_the_latencies_ask_for():
         layer(x)
         balance_of(layer).backward()
         optimizer.step()
-    logits = layer.logits(x.flatten(0, 1))
+    logits = layer.router.logits(x.flatten(0, 1))
     noisy = logits + NOISE * torch.randn_like(logits)
     assert float((noisy.argmax(-1) == MULTIPLY).float().mean()) == pytest.approx(0.25, abs=0.05)
 
@@ -204,3 +204,8 @@ def test_refusals():
         layer.weight[1, 2] = float("nan")
     with pytest.raises(InputError, match=r"weight \[1, 2\] is nan"):
         Mixture(layer)
+
+
+def test_a_layer_keeps_its_type_of_number():
+    layer = ShiftLinear(nn.Linear(4, 4).double())
+    assert for_inference(layer)(tokens(width=4).double()).dtype is torch.float64
