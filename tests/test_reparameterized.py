@@ -188,3 +188,17 @@ def test_what_cannot_be_told_in_words_is_refused():
         reparameterize(odd)
     with pytest.raises(InputError, match=r"attn_drop_rate is 0\.1"):
         ReparameterizedViT(**SMALL, attn_drop_rate=0.1, attention="sigmoid")
+
+
+@pytest.mark.slow
+def test_a_mixture_in_int8_goes_by_the_same_routes(tmp_path):
+    if (reason := RUNTIMES["openvino"].why_not("int8")) is not None:
+        pytest.skip(reason)
+    model, x = converted({"attention": "hashed_linear", "mlp": "mixture:ratio=3"}), images(16)
+    path = RUNTIMES["openvino"].build(
+        adapt(model), tmp_path, shape=(1, 3, 64, 64), precision="int8", calibration=x.numpy()
+    )  # fmt: skip
+    run = RUNTIMES["openvino"].load(path, precision="int8", threads=1)
+    found = torch.cat([torch.from_numpy(run(x[i : i + 1].numpy())) for i in range(16)])
+    wanted = model(x).detach()
+    assert (found - wanted).square().sum() < 0.05 * wanted.square().sum()

@@ -54,4 +54,4 @@ def unrepeated(alike: Tensor, limit: float) -> Tensor:
     first, rest = [], []
     for n in range(len(alike)):
         (rest if first and float(alike[n, first].max()) > limit else first).append(n)
-    return torch.tensor(first + rest, device=alike.device)
+    return torch.tensor(first + rest, dtype=torch.long, device=alike.device)  # of an empty group, too

@@ -9,6 +9,7 @@ from support.tilings import PINPOINTS, tilings
 from foveate.budgets import count, sizes
 from foveate.budgets._base import _kept, cells_of, everything, within
 from foveate.budgets.diverse import Diverse
+from foveate.budgets.prunesid import principal_groups, unrepeated
 from foveate.budgets.registered import BUDGETS, Kept, Sight
 from foveate.budgets.tiling import Tiling, single
 from foveate.budgets.uniform import spread
@@ -73,6 +74,32 @@ def test_all_is_all(name: str):
     for budget in (1.0, tiling.tokens, 10**6):
         kept = BUDGETS[name]().keep(sight(tiling), budget)
         assert kept.rows.tolist() == list(range(tiling.tokens)) and kept.into is None
+
+
+@NAME
+@pytest.mark.parametrize("kind", ["alike", "nothing", "two kinds", "one apart"])
+def test_cells_that_hardly_differ(name: str, kind: str):
+    """A plain background: what compares cells finds all of them alike, or groups of them empty."""
+    tiling = sizes.anyres((480, 640), [(16, 16)], tile=8, grid=4)
+    features = torch.ones(tiling.cells, WIDTH)
+    if kind == "nothing":
+        features.zero_()
+    elif kind == "two kinds":
+        features[::2] = torch.arange(WIDTH).float()
+    elif kind == "one apart":
+        features[3] = -1
+    seen = sight(tiling)._replace(features=features, keys=features, projected=features)
+    for budget in (1, 7, tiling.tokens // 2, tiling.tokens - 1):
+        kept = BUDGETS[name]().keep(seen, budget)
+        assert len(kept.rows) == len(set(kept.rows.tolist())) == budget
+
+
+def test_a_group_of_nobody_has_nobody_first():
+    found = unrepeated(torch.zeros(0, 0), 0.5)
+    assert torch.zeros(0, dtype=torch.long)[found].shape == (0,)
+    # Two components, and no row that lies farthest out on the first of them.
+    vectors = torch.cat([torch.eye(3).repeat(4, 1), torch.zeros(1, 3)])
+    assert len(principal_groups(vectors, 3)) == 13
 
 
 @NAME
