@@ -20,7 +20,7 @@ from torch import Tensor
 
 import foveate.vlm
 from benchmarks.common import Sheet, say
-from benchmarks.vlm_table import OURS
+from benchmarks.vlm_table import CONTEST, OURS, RIVALS
 from foveate.budgets import Budget
 from foveate.budgets._base import BudgetMethod, Sight, cells_of
 from foveate.budgets.registered import BUDGETS
@@ -159,8 +159,10 @@ def conditions(methods: Sequence[str]) -> dict[str, tuple[BudgetMethod, Budget]]
         for name in methods:
             rows[f"{name} {share:g}"] = (BUDGETS[name](), Budget(ratio=share))
     for share in SHARES:
-        if "hired" in methods:
-            rows[f"hired, positions kept {share:g}"] = (BUDGETS["hired"](positions="original"), Budget(ratio=share))
+        for name in RIVALS:
+            if name in methods and (name == "hired" or share in CONTEST):
+                kept = BUDGETS[name](positions="original")
+                rows[f"{name}, positions kept {share:g}"] = (kept, Budget(ratio=share))
         if OURS in methods:
             rows[f"{OURS}, positions compact {share:g}"] = (BUDGETS[OURS](positions="compact"), Budget(ratio=share))
     return rows

@@ -49,7 +49,7 @@ def vlm_ranking(sheet: dict[str, Any]) -> str:
     against = []
     for share in CONTEST:
         ours = f"{OURS} {share:g}"
-        for name in (*RIVALS, "hired, positions kept"):
+        for name in (*RIVALS, *(f"{rival}, positions kept" for rival in RIVALS)):
             if ours in rows and (key := f"{name} {share:g}") in rows:
                 low, high = bounds(100 * (chance[ours] - chance[key]))
                 value = 100 * (rows[ours]["accuracy"] - rows[key]["accuracy"])
