@@ -13,6 +13,9 @@ shows, among the embeddings of all answers, and the CLS token beside all that it
 picture: methods read its attention. Then the language model and the MLP learn to answer all questions about a
 canvas, each as if it stood alone behind the picture. Both go by the clock; the learning rate falls with the share of
 time used. A run goes on where it was broken off (--resume). What the canvases are: recipes/vlm_canvases.py.
+
+Expected, of 75 minutes on two cores (--batch 4 --precision bf16): of 1,147 questions about the test split 70 % right
+with all tokens, 46 % with the whole view alone, 32 % on a blank sheet. What came of it: docs/vlm.md.
 """
 
 import argparse
