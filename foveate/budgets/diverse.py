@@ -1,5 +1,7 @@
-"""HiRED's shares, and within a part what is attended to and not a repetition. Ours.
+"""HiRED's shares, less for the whole view, and within a part what is attended to and not a repetition. Ours.
 
+HiRED gives half of a budget to the whole view. Here that gets a fifth: a tile shows more of what is small, and on
+canvases kept for development a fifth answered more (61.9 of 100 questions at 5 % of the tokens, not 56.6).
 Attention alone keeps neighbours that say the same; diversity alone keeps what is odd, attended to or not. A cell's
 score here is its attention times how unlike it is to every cell of its part that is attended to more: one product of
 matrices, no loop over tokens, so that it costs as much on a GPU as it should. What stays keeps the position that it
@@ -24,7 +26,7 @@ class Diverse(Allocator):
     positions = "original"
 
     def __init__(
-        self, *, alpha: float = 0.5, newlines: Newlines | None = None, positions: Positions | None = None
+        self, *, alpha: float = 0.2, newlines: Newlines | None = None, positions: Positions | None = None
     ) -> None:
         """`alpha`: the share of the whole view where there are tiles, 0 to 1."""
         super().__init__(newlines=newlines, positions=positions)
