@@ -1,5 +1,6 @@
 """A converted ViT: every attention and linear variant in a model, reduced, exported, counted, built again by name."""
 
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -37,6 +38,12 @@ def vit() -> nn.Module:
 
 def converted(words: dict[str, str]) -> ReparameterizedViT:
     """With a router that prefers something, and a hash that is fitted."""
+    return deepcopy(_converted(tuple(words.items())))
+
+
+@cache
+def _converted(pairs: tuple[tuple[str, str], ...]) -> ReparameterizedViT:
+    words = dict(pairs)
     torch.manual_seed(1)
     model = reparameterize(vit(), **words)
     for name, parameter in model.named_parameters():
@@ -91,7 +98,9 @@ def test_linear_attention_is_counted_linear():
     assert quadratic[0] == () and linear[0] == 0 and linear[1] != quadratic[1]
 
 
-@pytest.mark.parametrize("words", [w for w in WORDS if list(w) != ["projections"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [w for w in WORDS if list(w) != ["projections"] and "softmax" not in w.values()], ids=str
+)
 def test_what_is_exported_answers_alike(words: dict[str, str], tmp_path):
     model, x = converted(words), images(1)
     reduced = adapt(model, steps(model, "tome", r=3))

@@ -155,6 +155,14 @@ def _run(
     if not missing:
         return
     (out / UNITS).mkdir(exist_ok=True)
+    if processes == 1:
+        for done, (at, setting, n) in enumerate(missing):
+            left = (time.monotonic() - began) / done * (len(missing) - done) if done else 0.0
+            text = f"{len(found)} of {whole}" + (f", {left / 60:.0f} min left" if done else "")
+            progress("fits", len(found) / whole, text)
+            found[setting.name, n] = made = unit(at, setting, n, design.repeats, design.seed)
+            write_text(_path(out, at, n), made.model_dump_json() + "\n")
+        return
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read when numpy is loaded, in processes that start anew
     pool = ProcessPoolExecutor(min(processes, len(missing)), mp_context=get_context("spawn"))

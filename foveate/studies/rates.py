@@ -194,8 +194,8 @@ def rate(sizes: Sequence[int], found: np.ndarray, seed: int = 0, draws: int = 20
     """found [sizes repeats]; what is no number (a cell without an atom) is left out.
 
     >>> sizes = (100, 1000, 10000)
-    >>> rate(sizes, np.array([[n**-0.5] * 3 for n in sizes])).slope.round(6)
-    np.float64(-0.5)
+    >>> round(rate(sizes, np.array([[n**-0.5] * 3 for n in sizes])).slope, 6)
+    -0.5
     """
     lot, x = np.random.default_rng(seed), np.log(np.asarray(sizes, float))
 

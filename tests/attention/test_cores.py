@@ -1,5 +1,8 @@
 """Attention variants: each against its formula, and the laws that all of them keep."""
 
+from copy import deepcopy
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,8 +20,13 @@ HEADS = 3
 
 def made(kind: tuple[str, dict], width: int = 8, tokens: int = 30) -> Core:
     """A core whose weights are none of those that add nothing, its hash fitted."""
+    return deepcopy(_made(kind[0], tuple(kind[1].items()), width, tokens))
+
+
+@cache
+def _made(name: str, options: tuple[tuple[str, object], ...], width: int, tokens: int) -> Core:
     torch.manual_seed(0)
-    core = CORES[kind[0]].of(HEADS, width, tokens, **kind[1])
+    core = CORES[name].of(HEADS, width, tokens, **dict(options))
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -126,7 +126,7 @@ def test_a_run_goes_on_where_it_was_broken_off(tmp_path):
     kept = [p.name for p in (tmp_path / "broken/units").iterdir()]
     assert kept and not (tmp_path / "broken/rates.json").exists()
     times = {name: (tmp_path / "broken/units" / name).stat().st_mtime_ns for name in kept}
-    study(tmp_path / "broken", SMALL, processes=1)
+    study(tmp_path / "broken", SMALL, processes=2)
     assert all((tmp_path / "broken/units" / name).stat().st_mtime_ns == t for name, t in times.items())
     texts = [(tmp_path / name / "rates.json").read_text() for name in ("whole", "broken")]
     assert texts[0] == texts[1]

@@ -15,6 +15,7 @@ from foveate.errors import InputError
 from foveate.linears import Routed
 from foveate.loading.objects import hold
 from foveate.models.reparameterized import reparameterize
+from foveate.target import Target
 from foveate.train.examples import find_loose
 from foveate.train.imitate import Imitate, behind_blocks
 
@@ -119,7 +120,8 @@ class Stopped(Exception):
 
 def test_a_mixture_without_a_ratio_is_measured(tmp_path, colours):
     words = Words(mlp="mixture:format=apot2", projections="mixture:ratio=2")
-    done = convert(held(), str(colours), tmp_path / "out", words, replace(QUICK, epochs=1))
+    here = Target(runtime="openvino", precision="fp32", threads=1)
+    done = convert(held(), str(colours), tmp_path / "out", words, replace(QUICK, epochs=1), target=here)
     assert list(done.measured) == ["mlp"] and "times as long" in done.measured["mlp"]
     said, ratio = done.words.mlp.split(",ratio=")
     assert said == "mixture:format=apot2" and 0.05 < float(ratio) < 20 and done.words.projections == "mixture:ratio=2"
