@@ -22,7 +22,7 @@ from foveate.runtimes import RUNTIMES, sharing_graphs
 
 WORDS = [
     *({"attention": name} for name in CORES),
-    {"attention": "hashed_linear:quantiser=ksh"},
+    {"attention": "hashed_linear:quantiser=ksh", "blocks": "0"},  # fitting takes seconds a block
     *({part: name} for name in LINEARS for part in ("mlp", "projections")),
     {"mlp": "shift:format=ps5,learn=shifts", "projections": "shift:format=apot2", "blocks": "0,2"},
     {"attention": "hashed_linear", "mlp": "mixture:ratio=3,gate=probability", "projections": "shift"},

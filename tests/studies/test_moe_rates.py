@@ -131,6 +131,8 @@ def test_a_run_goes_on_where_it_was_broken_off(tmp_path):
     texts = [(tmp_path / name / "rates.json").read_text() for name in ("whole", "broken")]
     assert texts[0] == texts[1]
     assert {r["error"] for r in whole.rates()} == {"function", "to best", "voronoi", "over-specified", "exact"}
+    told = json.loads(texts[0])
+    assert told["sizes"] == [1000, 100_000] and len(told["rates"][0]["medians"]) == 2
     page = write_rates(tmp_path / "whole").read_text()
     assert "linear on softmax, sparse" in page and "&lt;br" not in page
     with pytest.raises(InputError, match="is a run with repeats 2"):
@@ -151,9 +153,3 @@ def test_what_is_asked_is_checked(capsys):
     for words, said in ((["--repeats", "1"], "repeats is 1"), (["--processes", "0"], "--processes 0")):
         with pytest.raises(InputError, match=said):
             app(["study", "moe-rates", *words], standalone_mode=False)
-
-
-def test_the_file_is_plain_json(tmp_path):
-    study(tmp_path, SMALL.model_copy(update={"sizes": 2, "repeats": 2}), processes=1)
-    found = json.loads((tmp_path / "rates.json").read_text())
-    assert found["sizes"] == [1000, 100_000] and len(found["rates"][0]["medians"]) == 2
