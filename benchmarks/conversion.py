@@ -21,7 +21,7 @@ from foveate.commands.energy import energies
 from foveate.commands.reparameterize import Training, Words, convert
 from foveate.evaluate import accuracy
 from foveate.evaluate.answers import photographs
-from foveate.evaluate.metrics import paired_interval
+from foveate.evaluate.metrics import lost_points
 from foveate.hardware.device import default_threads
 from foveate.loading.load import Loaded, load
 from foveate.planning.shorthand import steps
@@ -129,14 +129,10 @@ def measure(name: str, test: Path, runs: Path, *, fresh: bool) -> None:
                 answers = bench.outputs(build.label, x)
                 base, own = bench.time(["dense", build.label], 200).ms
                 top1, mine = accuracy(answers, labels), answers.argmax(1) == labels
-                lost = paired_interval(
-                    int((base_hits & mine).sum()), int((base_hits & ~mine).sum()), int((~base_hits & mine).sum()),
-                    int((~base_hits & ~mine).sum()),
-                )  # fmt: skip
+                lost = lost_points(base_hits, mine)
                 row = {
                     "kind": kind, "top1": top1.value, "top1_low": top1.low, "top1_high": top1.high,
-                    "lost": 100 * float(base_hits.mean() - mine.mean()),
-                    "lost_low": 100 * lost[0], "lost_high": 100 * lost[1],
+                    "lost": lost.value, "lost_low": lost.low, "lost_high": lost.high,
                     "bytes": build.file.with_suffix(".bin").stat().st_size,
                     "energy_mj": energy(module, bits=8 if precision == "int8" else 16),
                     **against(bench, base, own, macs_of(module).total / whole),

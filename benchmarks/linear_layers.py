@@ -8,7 +8,6 @@ uniform weights of as many bits: it says what such a layer would take where its 
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.common import Sheet, say
 from foveate.errors import NotAvailable
 from foveate.hardware.device import default_threads
-from foveate.hardware.peaks import measure_peaks
+from foveate.hardware.peaks import best_of, measure_peaks
 from foveate.hardware.timer import speedup
 from foveate.linears import ShiftLinear, for_inference
 from foveate.runtimes import RUNTIMES, Worker
@@ -53,19 +52,7 @@ def peaks() -> dict[str, Any]:
     found = {r.tags["precision"]: r.value / 2 for r in measure_peaks() if "precision" in r.tags}
     product: Any = getattr(torch, "_int_mm")  # noqa: B009  (not exported)
     a, b = (torch.randint(-127, 128, (2048, 2048), dtype=torch.int8) for _ in range(2))
-    return {"gmac": found | {"int8": 2048**3 / best_of(lambda: product(a, b)) / 1e9}}
-
-
-def best_of(run: Callable[[], object], seconds: float = 0.5) -> float:
-    import time
-
-    run()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return {"gmac": found | {"int8": 2048**3 / best_of(lambda: product(a, b), 0.5)[0] / 1e9}}
 
 
 def measure(sheet: Sheet, size: str, rows: int) -> None:
@@ -171,7 +158,7 @@ def literal(size: str, rows: int, layer: nn.Linear, x: np.ndarray) -> dict[str, 
     wanted = (whole.double() @ value.double().T).numpy()
     found = run(whole, shift, sign).numpy()
     assert np.abs(found - wanted).max() <= SIZES[size], "a shift rounds down by at most one a weight"
-    seconds = [best_of(lambda: run(whole, shift, sign), 0.3) for _ in range(5)]
+    seconds = [best_of(lambda: run(whole, shift, sign), 0.3)[0] for _ in range(5)]
     return figures(size, rows, LITERAL, np.array(seconds) * 1e3, None)
 
 

@@ -142,9 +142,11 @@ def planned(
     """What is asked, with measured ratios; on the way it is written, or where a run goes on, read.
 
     Raises:
-        InputError: the run in `out` was asked for something else.
+        InputError: the run in `out` was asked for something else, or is not to go on.
     """
-    if resumed and (out / PLAN).exists():
+    if not resumed and ((out / PLAN).exists() or (out / LAST).exists()):  # the first stage lies in a folder of its own
+        raise InputError(f"{out} holds a run already: go on with it (--resume), or name another --out")
+    if (out / PLAN).exists():
         plan = read_as(Conversion, out / PLAN)
         if plan.asked != words.options():
             raise InputError(f"{out} is a conversion to {plan.asked}: ask for the same, or name another --out")
@@ -160,8 +162,7 @@ def planned(
         made[part] = text
     plan = Conversion(asked=words.options(), words=made, measured=measured)
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / LAST).exists():
-        write_text(out / PLAN, plan.model_dump_json(indent=2) + "\n")
+    write_text(out / PLAN, plan.model_dump_json(indent=2) + "\n")
     return plan
 
 

@@ -73,7 +73,7 @@ def _bearable(make: Callable[[int], Callable[[], object]], size: int, seconds: f
     """`size`, or a `SMALLER`th of it where one product of it would take four times the time for all."""
     if (small := size // SMALLER) < 1:
         return size
-    best, _ = _best(make(small), seconds / 10)
+    best, _ = best_of(make(small), seconds / 10)
     return size if best * SMALLER**3 <= 4 * seconds else small
 
 
@@ -88,18 +88,18 @@ def _with_numpy(seconds: float, size: int, copy_mib: int) -> list[Result]:
 
 
 def _matmul(run: Callable[[], object], seconds: float, size: int, kind: str, tags: dict[str, Any]) -> Result:
-    best, n = _best(run, seconds)
+    best, n = best_of(run, seconds)
     what = {"what": f"{size} x {size} matrix product", "precision": kind}
     return Result(name=f"peak_matmul_{kind}", value=2 * size**3 / best / 1e9, unit="GFLOP/s", n=n, tags=what | tags)
 
 
 def _copy(run: Callable[[], object], seconds: float, mib: int, tags: dict[str, Any]) -> Result:
-    best, n = _best(run, seconds)
+    best, n = best_of(run, seconds)
     what = {"what": f"copy of {mib} MiB, bytes read plus bytes written"}
     return Result(name="peak_copy", value=2 * mib * 2**20 / best / 1e9, unit="GB/s", n=n, tags=what | tags)
 
 
-def _best(run: Callable[[], object], seconds: float) -> tuple[float, int]:
+def best_of(run: Callable[[], object], seconds: float) -> tuple[float, int]:
     """(shortest time of a run in seconds, runs), the first run not counted."""
     run()
     times, end = [], time.perf_counter() + seconds

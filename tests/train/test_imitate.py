@@ -104,8 +104,11 @@ def test_a_conversion_leaves_a_model_like_any_other(tmp_path, colours):
     assert [m.ratio for m in made.model.modules() if isinstance(m, Routed)] == [3.0, 3.0]
     before, after = reparameterize(teacher(), attention="hashed_linear"), load(str(tmp_path / "out/attention")).model
     assert not torch.equal(before.blocks[0].attn.qkv.weight, after.blocks[0].attn.qkv.weight)  # it has learnt
+    written = (tmp_path / "out/conversion.json").read_text()
+    (tmp_path / "out/last.pt").unlink()  # as where the first of two stages is under way
     with pytest.raises(InputError, match="holds a run already"):
-        convert(held(), str(colours), tmp_path / "out", WORDS, QUICK)
+        convert(held(), str(colours), tmp_path / "out", Words(attention="sigmoid", mlp="shift"), QUICK)
+    assert (tmp_path / "out/conversion.json").read_text() == written
 
 
 def test_an_embedding_is_imitated_too(tmp_path, colours):

@@ -4,7 +4,6 @@ timm's VisionTransformer with parts swapped by name. `reparameterize` makes one 
 part has any, so that fine-tuning starts from what was learnt.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, final
 
@@ -217,8 +216,3 @@ def _plain(model: Any) -> None:
 
 def _side(size: tuple[int, int]) -> Kwarg:
     return size[0] if size[0] == size[1] else tuple(size)
-
-
-def words(options: Mapping[str, Kwarg]) -> dict[str, str]:
-    """What of a model's options says how it was converted."""
-    return {k: str(options[k]) for k in ("attention", "mlp", "projections", "blocks") if k in options}
